@@ -1,0 +1,106 @@
+"""Set up and run everything: `python3 dev.py demo | test | check | bench | docs`.
+
+Needs Python and pip, nothing else. Makes .venv at the first run, and again when
+pyproject.toml changes. `--python PATH` takes another interpreter, which gets a .venv of
+its own. What follows `test`, `demo` or `bench` is passed on.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+EXTRAS = "test,docs"
+CODE = ["src", "tests", "examples", "dev.py"]
+
+
+def run(*command: str | Path, **env: str) -> None:
+    shown = " ".join(str(part) for part in command)
+    print(f"$ {shown}", flush=True)
+    code = subprocess.run([str(c) for c in command], cwd=ROOT, env={**os.environ, **env}).returncode
+    if code:
+        sys.exit(f"dev.py: failed with exit status {code}: {shown}")
+
+
+def environment(home: Path) -> Path:
+    """Return the interpreter of an up-to-date virtual environment."""
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = (ROOT / "pyproject.toml").read_bytes() + sys.version.encode() + str(ROOT).encode()
+    digest = hashlib.sha256(wanted).hexdigest()
+    stamp = home / "installed"
+    if stamp.exists() and stamp.read_text() == digest:
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    # Debian splits ensurepip off its Python; its pip can install into a venv without one.
+    bare = importlib.util.find_spec("ensurepip") is None
+    run(sys.executable, "-m", "venv", *(["--without-pip"] if bare else []), home)
+    pip: list[str | Path]
+    pip = [sys.executable, "-m", "pip", "--python", python] if bare else [python, "-m", "pip"]
+    run(*pip, "install", "--quiet", "--editable", f".[{EXTRAS}]")
+    stamp.write_text(digest)
+    return python
+
+
+def test(python: Path, args: list[str]) -> None:
+    run(python, "-m", "pytest", *args)
+
+
+def demo(python: Path, args: list[str]) -> None:
+    run(python, "examples/demo.py", *args)
+
+
+def bench(python: Path, args: list[str]) -> None:
+    run(python, "tests/bench.py", *args)
+
+
+def docs(python: Path, args: list[str]) -> None:
+    run(python, "-m", "mkdocs", "build", "--strict", "--quiet", *args, NO_MKDOCS_2_WARNING="1")
+
+
+def check(python: Path, args: list[str]) -> None:
+    run(python, "-m", "ruff", "format", "--check", *CODE)
+    run(python, "-m", "ruff", "check", *CODE)
+    run(python, "-m", "mypy")
+    pyright = (python, "-m", "pyright", "--pythonpath", python)
+    run(*pyright)
+    run(*pyright, "--verifytypes", "lastly", "--ignoreexternal", PYTHONPATH="src")
+    docs(python, [])
+    run(python, "-m", "coverage", "erase")
+    run(python, "-m", "coverage", "run", "-m", "pytest", *args)
+    run(python, "-m", "coverage", "combine", "--quiet")
+    run(python, "-m", "coverage", "report")
+
+
+COMMANDS: dict[str, Callable[[Path, list[str]], None]] = {
+    "test": test,
+    "demo": demo,
+    "check": check,
+    "bench": bench,
+    "docs": docs,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--python", help="the interpreter to use, instead of this one")
+    options, rest = parser.parse_known_args()
+    home = ROOT / ".venv"
+    chosen: str | None = options.python
+    if chosen:
+        other = shutil.which(chosen) or chosen
+        if os.environ.get("LASTLY_DEV_PYTHON") != other:
+            os.environ["LASTLY_DEV_PYTHON"] = other
+            sys.exit(subprocess.run([other, __file__, *sys.argv[1:]]).returncode)
+        home = ROOT / f".venv-{sys.implementation.name}-{'.'.join(map(str, sys.version_info[:3]))}"
+    COMMANDS[options.command](environment(home), rest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""atexit for a world with event loops: cleanup callbacks, sync and async, newest first."""
+
+from __future__ import annotations
+
+from ._manager import ShutdownManager
+from ._manager import default as _default
+from ._outcome import Outcome, Reason, Report, Status
+from ._registration import Registration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+__all__ = [
+    "Outcome",
+    "Reason",
+    "Registration",
+    "Report",
+    "ShutdownManager",
+    "Status",
+    "aclose",
+    "close",
+    "configure",
+    "defer",
+    "enter_async_context",
+    "enter_context",
+    "last_report",
+    "lifespan",
+    "pending",
+    "register",
+    "unregister",
+]
+
+register: Final = _default.register
+unregister: Final = _default.unregister
+defer: Final = _default.defer
+enter_context: Final = _default.enter_context
+enter_async_context: Final = _default.enter_async_context
+pending: Final = _default.pending
+close: Final = _default.close
+aclose: Final = _default.aclose
+lifespan: Final = _default.lifespan
+configure: Final = _default.configure
+last_report: Final = _default.last_report

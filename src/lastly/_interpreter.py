@@ -1,0 +1,89 @@
+"""Interpreter exit: the one atexit hook, and an executor that still works by then.
+
+Is told what to call; imports nothing of lastly's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from contextlib import suppress
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+_callbacks: dict[Callable[[], None], None] = {}  # as a stack: see Stack for why no lock
+_installed: list[None] = []
+
+
+def call_at_exit(callback: Callable[[], None]) -> None:
+    """Have the callback called at interpreter exit, where `atexit` would call it now."""
+    if not _installed:
+        _install()
+    _callbacks[callback] = None
+
+
+def forget(callback: Callable[[], None]) -> None:
+    """Take the callback back, if it is there."""
+    _callbacks.pop(callback, None)
+
+
+def _install() -> None:
+    _installed.append(None)
+    # One hook for all managers: atexit.unregister leaves a hole for each that is gone.
+    atexit.register(unwind_at_exit)
+    # asyncio loads it for to_thread, but it cannot be loaded once the interpreter has
+    # begun to exit, so lazy would be too late. If it has begun already, whatever needs
+    # that executor will say so.
+    with suppress(RuntimeError):
+        import_module("concurrent.futures.thread")
+
+
+def unwind_at_exit() -> None:
+    # Its name is what the interpreter prints with an exception that comes out.
+    error: BaseException | None = None
+    while _callbacks:
+        callback, _ = _callbacks.popitem()
+        try:
+            callback()
+        except BaseException as exc:
+            error = exc
+    if error is not None:
+        raise error
+
+
+def executor() -> ThreadPoolExecutor:
+    """Return an executor for an event loop while the interpreter exits.
+
+    By then `concurrent.futures` refuses new work, but plain threads still start. Where
+    they do not (3.12.0 and 3.12.1, mended in 3.12.2) the work is done in the calling
+    thread: it blocks the loop, and it is done.
+    """
+    # Not at the top of the module: `import lastly` should not pay for it.
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    class PlainThreads(ThreadPoolExecutor):  # loops insist on the type
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+            future: Future[T] = Future()
+
+            def work() -> None:
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as exc:
+                    future.set_exception(exc)
+
+            try:
+                # A daemon, because nobody joins other threads any more.
+                threading.Thread(target=work, daemon=True).start()
+            except RuntimeError:
+                work()
+            return future
+
+    return PlainThreads()

@@ -1,0 +1,496 @@
+"""ShutdownManager: one stack and its settings, its triggers, one unwind at a time.
+
+Joins the modules below it; nothing but _run and __init__ may import it.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from contextvars import ContextVar
+from types import MethodType
+
+from . import _interpreter, _loops
+from ._checks import checked_errors, checked_name, checked_reason, context_methods, not_callable
+from ._outcome import Reason
+from ._registration import Registration, looks_async, qualified_name
+from ._stack import Stack
+from ._unwind import Unwind, drive, drive_sync, reraise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import FrameType, TracebackType
+    from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple, overload
+
+    from ._checks import Errors
+    from ._outcome import Report
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    F = TypeVar("F", bound=Callable[[], object])
+    Ts = TypeVarTuple("Ts")
+else:
+    overload = staticmethod  # what it decorates is discarded, and typing stays unloaded
+
+_NOTHING = object()  # None is a thing that people pass by mistake
+
+# The unwinds that the current code runs inside of, as a callback or on behalf of one.
+_inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
+
+
+class ShutdownManager:
+    """Keep cleanup callbacks, sync and async, on one stack and run them newest first.
+
+    It unwinds when it is closed, when a `with` or `async with` block of it ends, when an
+    event loop that something was registered in is torn down (that loop's registrations),
+    and when the interpreter exits. Each registration runs exactly once or was cancelled
+    (R3), and nothing that a callback raises stops the others (R9). Afterwards the manager
+    is open again.
+
+    `errors` says what comes out when callbacks have failed; each failure is logged in any
+    case. "last" raises the final exception, with a note on the earlier ones; "group"
+    raises a `BaseExceptionGroup` of them all; "log" raises nothing.
+
+    Raises `TypeError` or `ValueError` for options of a wrong type or value.
+
+    >>> with ShutdownManager("greetings") as manager:
+    ...     handle = manager.defer(print, "goodbye")
+    ...     print("hello")
+    hello
+    goodbye
+    """
+
+    def __init__(self, name: str | None = None, *, errors: Errors = "last") -> None:
+        self.name: str | None = checked_name(name)
+        self._errors: Errors = checked_errors(errors)
+        self._stack = Stack()
+        self._is_hooked = False
+        self._tied: set[object] = set()
+        self._last_report: Report | None = None
+        # Holds the unwind in progress. dict.setdefault is atomic (see Stack), hence no
+        # lock that a signal handler or a forked child could find taken.
+        self._current: dict[None, Unwind] = {}
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<ShutdownManager{name}, {len(self.pending())} pending>"
+
+    # -- registering ------------------------------------------------------------------
+
+    def register(
+        self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[P, T]:
+        """Register a callback as `atexit.register` does, sync or async; return it.
+
+        The arguments are the callback's own. It is async if its call returns an
+        awaitable, whatever kind of callable it is (R5), and belongs to the event loop
+        that is running now, or else to the interpreter. Works as a decorator.
+
+        Raises `TypeError` if `func` cannot be called, and then registers nothing.
+
+        >>> manager = ShutdownManager()
+        >>> @manager.register
+        ... async def close_pool():
+        ...     print("pool closed")
+        >>> manager.close()
+        pool closed
+        """
+        self._push("register", func, args, kwargs or None, frame=_caller())
+        return func
+
+    def unregister(self, func: Callable[..., object], /) -> None:
+        """Take off every registration whose callback equals `func`, as `atexit.unregister`.
+
+        It does not matter by which verb they were made, nor whether there are any. May be
+        called from inside a callback.
+
+        >>> manager = ShutdownManager()
+        >>> _ = manager.register(print)
+        >>> manager.unregister(print)
+        >>> manager.pending()
+        ()
+        """
+        for registration in self._stack.find(func):
+            registration.cancel()
+
+    @overload
+    def defer(
+        self, func: Callable[[*Ts], object], /, *args: *Ts, name: str | None = None
+    ) -> Registration: ...
+    @overload
+    def defer(self, /, *, name: str | None = None) -> Callable[[F], F]: ...
+    # mypy 2 finds no implementation that takes every TypeVarTuple.
+    def defer(  # type: ignore[misc]
+        self, func: Any = _NOTHING, /, *args: Any, name: str | None = None
+    ) -> Any:
+        """Register a callback with options; return its handle.
+
+        Positional arguments are the callback's, keywords are options, as in
+        `loop.call_soon`; `functools.partial` carries keyword arguments. Without a
+        callback it returns a decorator, which returns the function.
+
+        Raises `TypeError` for what cannot be called or an option of a wrong type, and
+        then registers nothing.
+
+        >>> manager = ShutdownManager()
+        >>> handle = manager.defer(print, "bye", name="greeting")
+        >>> handle.name
+        'greeting'
+        >>> handle.cancel()
+        True
+        """
+        checked_name(name)
+        if func is not _NOTHING:
+            return self._push("defer", func, args, frame=_caller(), name=name)
+
+        def decorator(func: F) -> F:
+            self._push("defer", func, (), frame=_caller(), name=name)
+            return func
+
+        return decorator
+
+    def enter_context(self, cm: AbstractContextManager[T], /) -> T:
+        """Enter a context manager now, put its exit on the stack, and return its value.
+
+        The exit is called with the exception that leaves the manager's own `with` block,
+        if any, and may swallow it. If entering fails, nothing is registered (R8).
+
+        Raises `TypeError` for anything but a context manager.
+
+        >>> manager = ShutdownManager()
+        >>> import contextlib
+        >>> manager.enter_context(contextlib.nullcontext(7))
+        7
+        >>> manager.close()
+        """
+        enter, exit_ = context_methods(cm, "enter_context", "__enter__", "__exit__")
+        value: T = enter(cm)
+        self._push_exit(cm, exit_, _caller())
+        return value
+
+    async def enter_async_context(self, acm: AbstractAsyncContextManager[T], /) -> T:
+        """Enter an async context manager now, put its exit on the stack, return its value.
+
+        The exit runs as `async with` would run it: in the task that unwinds, under no
+        cancel scope of lastly's, so that an anyio task group works. It is told the
+        exception that leaves the manager's own block, if any, and may swallow it. If
+        entering fails, nothing is registered (R8).
+
+        Raises `TypeError` for anything but an async context manager.
+
+        >>> import asyncio, contextlib
+        >>> async def main():
+        ...     async with ShutdownManager() as manager:
+        ...         print(await manager.enter_async_context(contextlib.nullcontext(7)))
+        >>> asyncio.run(main())
+        7
+        """
+        enter, exit_ = context_methods(acm, "enter_async_context", "__aenter__", "__aexit__")
+        frame = _caller()
+        value: T = await enter(acm)
+        self._push_exit(acm, exit_, frame)
+        return value
+
+    def pending(self) -> tuple[Registration, ...]:
+        """Return the registrations that have yet to run, newest first.
+
+        >>> ShutdownManager().pending()
+        ()
+        """
+        return self._stack.newest_first()
+
+    def _push_exit(self, cm: object, exit_: Callable[..., object], frame: FrameType) -> None:
+        self._push(
+            "enter_context",
+            MethodType(exit_, cm),
+            (),
+            frame=frame,
+            # @contextmanager hides the function that the user wrote behind its generator.
+            name=qualified_name(getattr(cm, "gen", type(cm))),
+            takes_exception=True,
+        )
+
+    def _push(
+        self,
+        verb: str,
+        func: Any,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        frame: FrameType,
+        name: str | None = None,
+        takes_exception: bool = False,
+    ) -> Registration:
+        if not callable(func):
+            raise not_callable(verb, func)
+        home = _loops.current_home()
+        registration = Registration(
+            func,
+            args,
+            kwargs,
+            name=name,
+            frame=frame,
+            home=home,
+            discard=self._discard,
+            takes_exception=takes_exception,
+        )
+        self._stack.push(registration)
+        # After the push: whoever empties the stack meanwhile has either seen this
+        # registration, or lowered the flags before they are read here.
+        self._hook()
+        if home is not None and home not in self._tied:
+            self._tied.add(home)
+            _loops.tie(home, self._tear_down)
+        return registration
+
+    def _hook(self) -> None:
+        if not self._is_hooked:
+            self._is_hooked = True
+            _interpreter.call_at_exit(self._exit_interpreter)
+
+    def _discard(self, registration: Registration) -> bool:
+        if not self._stack.discard(registration):
+            return False
+        self._let_go_if_empty()
+        return True
+
+    def _let_go_if_empty(self) -> None:
+        # An empty manager must not be kept alive by the hook at interpreter exit, nor
+        # keep alive loops that it has nothing for.
+        if self._stack:
+            return
+        self._is_hooked = False
+        _interpreter.forget(self._exit_interpreter)
+        self._tied.clear()
+        if self._stack:
+            # Another thread has registered meanwhile, and may have hooked in just before
+            # the hook was forgotten here: hook in whatever the flag says.
+            self._is_hooked = False
+            self._hook()
+
+    # -- settings ---------------------------------------------------------------------
+
+    def configure(self, *, errors: Errors | None = None) -> None:
+        """Change settings; what is not given stays as it is.
+
+        Raises `TypeError` or `ValueError` for a wrong type or value, and then changes
+        nothing.
+
+        >>> ShutdownManager().configure(errors="group")
+        """
+        if errors is not None:
+            self._errors = checked_errors(errors)
+
+    def last_report(self) -> Report | None:
+        """Return the report of the last unwind that ran anything, or None before the first.
+
+        >>> manager = ShutdownManager()
+        >>> _ = manager.register(int)
+        >>> manager.close("done")
+        >>> str(manager.last_report().reason), manager.last_report().ok
+        ('close: done', True)
+        """
+        return self._last_report
+
+    # -- triggers ---------------------------------------------------------------------
+
+    def close(self, reason: str | None = None) -> None:
+        """Unwind the whole manager and wait for it, from code that runs no event loop.
+
+        Async callbacks run on their home loop if it is open, or else on a fresh one. May
+        be called from any thread and any number of times: who comes during an unwind
+        waits for it and gets its result; a call from inside a callback returns at once.
+
+        Raises what the failures of callbacks call for (see `ShutdownManager`), and
+        `RuntimeError`, before it runs anything, where it would have to wait inside a
+        running loop: use `await aclose()` there.
+
+        >>> ShutdownManager().close()
+        """
+        self._close(Unwind(Reason("close", checked_reason(reason))))
+
+    async def aclose(self, reason: str | None = None) -> None:
+        """Unwind the whole manager in the running loop and in this task.
+
+        As `close`, but inside an event loop, of asyncio or trio. Callbacks are shielded
+        from the cancel scopes around it; a native `task.cancel()` interrupts at most the
+        callback that is being awaited, and goes on when the rest have run (R18).
+
+        >>> import asyncio
+        >>> asyncio.run(ShutdownManager().aclose())
+        """
+        await self._aclose(Unwind(Reason("close", checked_reason(reason))))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return self._close(Unwind(Reason("scope exit"), leaving=exc))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._aclose(Unwind(Reason("scope exit"), leaving=exc))
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+        """Return an async context manager that unwinds the whole manager when it ends.
+
+        Its shape is that of an ASGI framework's lifespan, hence the argument, which is
+        not used: `Starlette(lifespan=lastly.lifespan)`.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with ShutdownManager().lifespan():
+        ...         print("serving")
+        >>> asyncio.run(main())
+        serving
+        """
+        return _Lifespan(self)
+
+    def _close(self, unwind: Unwind, executor: Callable[[], Any] | None = None) -> bool | None:
+        """Unwind, or join the unwind in progress; return what `__exit__` returns."""
+        leaving = unwind.leaving
+        while (current := self._begin(unwind)) is not None:
+            if current is unwind:
+                self._run_sync(unwind, executor)
+                return _come_out(unwind, unwind.leaving, leaving)
+            if _loops.current_home() is not None:
+                raise _use_aclose("wait for the unwind that is in progress")
+            current.done.result()
+            if current.complete and current.home is None:
+                return _come_out(current, leaving, leaving)
+        return None
+
+    async def _aclose(self, unwind: Unwind) -> bool | None:
+        leaving = unwind.leaving
+        while (current := self._begin(unwind)) is not None:
+            if current is unwind:
+                await self._run_async(unwind, self._stack.pop)
+                return _come_out(unwind, unwind.leaving, leaving)
+            await _loops.wait(current.done)
+            if current.complete and current.home is None:
+                return _come_out(current, leaving, leaving)
+        return None
+
+    async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
+        self._tied.discard(loop)
+        unwind = Unwind(Reason("loop teardown"), home=loop)
+        while (current := self._begin(unwind)) is not None:
+            if current is unwind:
+                await self._run_async(unwind, self._stack.popper(loop))
+                return unwind
+            await _loops.wait(current.done)
+        return None
+
+    def _exit_interpreter(self) -> None:
+        self._is_hooked = False
+        self._close(Unwind(Reason("interpreter exit")), _interpreter.executor)
+
+    def _begin(self, unwind: Unwind) -> Unwind | None:
+        """Return this unwind if it may run now, or else the one in progress to wait for.
+
+        Returns None for nothing to do: the stack is empty, or this is called from inside
+        the unwind in progress, which would wait for itself.
+        """
+        current = self._current.get(None)
+        if current is None:
+            if not self._stack:
+                return None
+            current = self._current.setdefault(None, unwind)
+        return None if current in _inside.get() else current
+
+    def _end(self, unwind: Unwind) -> None:
+        report = unwind.close_books(self._errors)
+        if report.outcomes:
+            self._last_report = report
+        if unwind.postponed is not None:
+            self._stack.push(unwind.postponed)
+        del self._current[None]
+        self._let_go_if_empty()
+        unwind.done.set_result(None)
+
+    def _run_sync(self, unwind: Unwind, executor: Callable[[], Any] | None) -> None:
+        token = _inside.set((*_inside.get(), unwind))
+        try:
+            if _loops.current_home() is not None:
+                for registration in self.pending():
+                    if looks_async(registration._func):
+                        raise _use_aclose(f"await {registration.name} ({registration.origin})")
+            with _loops.HomeRunner(executor) as runner:
+                drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
+        finally:
+            self._end(unwind)
+            _inside.reset(token)
+
+    async def _run_async(self, unwind: Unwind, pop: Callable[[], Registration | None]) -> None:
+        token = _inside.set((*_inside.get(), unwind))
+        try:
+            guard = _loops.Guard(unwind.leaving)
+            await drive(unwind, pop, _loops.call_at_home, guard)
+        finally:
+            self._end(unwind)
+            with suppress(ValueError):  # closed from outside its task, hence its context
+                _inside.reset(token)
+
+
+class _Lifespan:
+    # A class, and not @asynccontextmanager: no async generator that a server can leave
+    # suspended, for the loop to finalise when it likes.
+    __slots__ = ("_manager",)
+
+    def __init__(self, manager: ShutdownManager) -> None:
+        self._manager = manager
+
+    async def __aenter__(self) -> None:
+        await self._manager.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(exc_type, exc, traceback)
+
+
+def _caller() -> FrameType:
+    try:
+        return sys._getframe(2)
+    except ValueError:  # atexit, say, has called the method straight from C
+        return sys._getframe(1)
+
+
+def _come_out(
+    unwind: Unwind, leaving: BaseException | None, entered_with: BaseException | None
+) -> bool | None:
+    error = unwind.verdict(leaving)
+    if error is None:
+        return entered_with is not None  # a context manager's exit has swallowed it
+    if error is entered_with:
+        return False
+    return reraise(error)
+
+
+def _use_aclose(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"close() would have to {what}, and cannot inside a running event loop; "
+        "did you forget `await aclose()`, or `async with` for `with`? "
+        "What has not run is still registered"
+    )
+
+
+default = ShutdownManager("default")

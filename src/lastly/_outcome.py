@@ -1,0 +1,156 @@
+"""What happened: to one callback (Outcome), to a whole unwind (Report), and why (Reason).
+
+Pure data: imports nothing of lastly's, and nothing that `logging` does not load.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Status(StrEnum):
+    """Say how far a registration has come; the last three are how an outcome can end.
+
+    A string, so that it compares with and prints as its value.
+
+    >>> Status.OK == "ok"
+    True
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    CANCELLED = "cancelled"
+    OK = "ok"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class Reason:
+    """Say what started an unwind: the trigger, and the caller's own words if it gave any.
+
+    `trigger` is one of "close", "scope exit", "loop teardown" and "interpreter exit".
+
+    >>> str(Reason("close", "deploy"))
+    'close: deploy'
+    """
+
+    __slots__ = ("detail", "trigger")
+
+    def __init__(self, trigger: str, detail: str | None = None) -> None:
+        self.trigger: str = trigger
+        self.detail: str | None = detail
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reason):
+            return NotImplemented
+        return (self.trigger, self.detail) == (other.trigger, other.detail)
+
+    def __hash__(self) -> int:
+        return hash((self.trigger, self.detail))
+
+    def __str__(self) -> str:
+        return self.trigger if self.detail is None else f"{self.trigger}: {self.detail}"
+
+    def __repr__(self) -> str:
+        return f"Reason({self.trigger!r}, {self.detail!r})"
+
+
+class Outcome:
+    """Hold what happened to one callback.
+
+    `start` and `duration` are seconds; `start` counts from the start of the unwind.
+    `exception` is the object that the callback raised, or None.
+    """
+
+    __slots__ = ("duration", "exception", "name", "origin", "start", "status")
+
+    def __init__(
+        self,
+        name: str,
+        origin: str,
+        status: Status,
+        start: float,
+        duration: float,
+        exception: BaseException | None = None,
+    ) -> None:
+        self.name: str = name
+        self.origin: str = origin
+        self.status: Status = status
+        self.start: float = start
+        self.duration: float = duration
+        self.exception: BaseException | None = exception
+
+    def __str__(self) -> str:
+        told = f"{self.name} ({self.origin}) {self.status}"
+        return told if self.exception is None else f"{told}: {describe(self.exception)}"
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as a dict that `json.dumps` takes; the exception becomes text."""
+        return {
+            "name": self.name,
+            "origin": self.origin,
+            "status": self.status.value,
+            "start": self.start,
+            "duration": self.duration,
+            "exception": None if self.exception is None else describe(self.exception),
+        }
+
+
+class Report:
+    """Hold what happened in one unwind: its reason, its duration in seconds, and its outcomes.
+
+    `outcomes` are in the order in which the callbacks ran; `failures` are those among
+    them that did not end `ok`; `ok` is whether there are none.
+
+    >>> Report(Reason("close"), (), 0.0).ok
+    True
+    """
+
+    __slots__ = ("duration", "outcomes", "reason")
+
+    def __init__(self, reason: Reason, outcomes: tuple[Outcome, ...], duration: float) -> None:
+        self.reason: Reason = reason
+        self.outcomes: tuple[Outcome, ...] = outcomes
+        self.duration: float = duration
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The outcomes that are not `ok`, in the order in which they ran."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status is not Status.OK)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every callback ended `ok`."""
+        return not self.failures
+
+    def __repr__(self) -> str:
+        return (
+            f"<Report of {self.reason}: {len(self.outcomes)} run, "
+            f"{len(self.failures)} failed, {self.duration:.3f} s>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as a dict that `json.dumps` takes."""
+        return {
+            "reason": {"trigger": self.reason.trigger, "detail": self.reason.detail},
+            "ok": self.ok,
+            "duration": self.duration,
+            "outcomes": [outcome.to_dict() for outcome in self.outcomes],
+        }
+
+
+def describe(exception: BaseException) -> str:
+    """Return "Type: text" for an exception, also where its `__str__` raises."""
+    kind = type(exception).__qualname__
+    try:
+        text = str(exception)
+    except Exception:
+        text = "<its text cannot be shown>"
+    return f"{kind}: {text}" if text else kind

@@ -1,0 +1,188 @@
+"""One callback on the stack: what to call, its name, origin, home and status.
+
+Also the two questions about a callback: did its call return something to await, and
+will it. May import _outcome only.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import CoroutineType, GeneratorType
+
+from ._outcome import Status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import CodeType, FrameType
+    from typing import Any
+
+_CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
+
+
+class Registration:
+    """Stand for one callback on a manager's stack: the handle that `defer` returns.
+
+    It is made by a manager, never by hand.
+
+    >>> import lastly
+    >>> manager = lastly.ShutdownManager()
+    >>> handle = manager.defer(print, "never printed", name="greeting")
+    >>> handle.name, handle.cancel(), handle.status.value
+    ('greeting', True, 'cancelled')
+    """
+
+    __slots__ = (
+        "_args",
+        "_code",
+        "_discard",
+        "_func",
+        "_home",
+        "_instruction",
+        "_kwargs",
+        "_name",
+        "_status",
+        "_takes_exception",
+    )
+
+    def __init__(
+        self,
+        func: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object] | None,
+        *,
+        name: str | None,
+        frame: FrameType,
+        home: object | None,
+        discard: Callable[[Registration], bool],
+        takes_exception: bool = False,
+    ) -> None:
+        self._func = func
+        self._args = args
+        self._kwargs = kwargs
+        self._name = name
+        # A frame would keep the caller's variables alive, and f_lineno walks the
+        # code's whole line table: keep where to look, and look when asked.
+        self._code: CodeType = frame.f_code
+        self._instruction = frame.f_lasti
+        self._home = home
+        self._discard = discard
+        self._takes_exception = takes_exception
+        self._status = Status.PENDING
+
+    @property
+    def name(self) -> str:
+        """The name given to `defer`, or else the callback's qualified name."""
+        return qualified_name(self._func) if self._name is None else self._name
+
+    @property
+    def origin(self) -> str:
+        """Where it was registered, as "file:line"."""
+        return f"{self._code.co_filename}:{_line(self._code, self._instruction)}"
+
+    @property
+    def home(self) -> object | None:
+        """The event loop that was running when it was made; None for the interpreter."""
+        return self._home
+
+    @property
+    def status(self) -> Status:
+        """How far it has come: pending, running, cancelled, or how its run ended."""
+        return self._status
+
+    def cancel(self) -> bool:
+        """Take the registration off the stack; return True if it will now not run.
+
+        False means that it runs, has run, or was taken off before by `unregister`.
+        May be called from any thread, as often as one likes.
+        """
+        if self._discard(self):
+            self._status = Status.CANCELLED
+        return self._status is Status.CANCELLED
+
+    def __repr__(self) -> str:
+        home = "the interpreter" if self._home is None else object.__repr__(self._home)
+        return f"<Registration {self.name} ({self.origin}), home {home}, {self._status}>"
+
+
+def call(registration: Registration, leaving: BaseException | None) -> Any:
+    """Call the callback; a context manager's exit is told the exception that is leaving."""
+    if registration._takes_exception:
+        if leaving is None:
+            return registration._func(None, None, None)
+        return registration._func(type(leaving), leaving, leaving.__traceback__)
+    if registration._kwargs is None:
+        return registration._func(*registration._args)
+    return registration._func(*registration._args, **registration._kwargs)
+
+
+def finish(registration: Registration, status: Status) -> None:
+    """Record how the run ended and let go of the callback, which may own much."""
+    registration._name = registration.name
+    registration._status = status
+    registration._func = _already_run
+    registration._args = ()
+    registration._kwargs = None
+
+
+def postpone(registration: Registration, awaitable: object) -> None:
+    """Make the registration pending again: its callback was called, the result is not awaited."""
+    registration._name = registration.name
+    registration._status = Status.PENDING
+    registration._func = partial(_second, awaitable)
+    registration._args = ()
+    registration._kwargs = None
+
+
+def _second(awaitable: object, *_: object) -> object:
+    return awaitable
+
+
+def _already_run() -> None:
+    raise AssertionError("a registration runs once")  # pragma: no cover - R3 forbids it
+
+
+def is_awaitable(result: object) -> bool:
+    """Tell whether `await` takes the object, without loading `inspect`."""
+    if isinstance(result, CoroutineType) or hasattr(type(result), "__await__"):
+        return True
+    return isinstance(result, GeneratorType) and bool(
+        result.gi_code.co_flags & _CO_ITERABLE_COROUTINE
+    )
+
+
+def dispose(awaitable: Any) -> None:
+    """Close what nobody will await, if it can be closed: a coroutine would warn otherwise."""
+    if hasattr(awaitable, "close"):
+        awaitable.close()
+
+
+def looks_async(func: Any) -> bool:
+    """Tell whether calling the callback is bound to return an awaitable.
+
+    Only `close` inside a running loop asks this, to refuse before it runs anything. A
+    False is no promise: what counts in the end is the result of the call.
+    """
+    # Loaded already wherever a loop runs, and too heavy for `import lastly`.
+    from inspect import iscoroutinefunction
+
+    while isinstance(func, partial):
+        func = func.func
+    return iscoroutinefunction(func) or iscoroutinefunction(type(func).__call__)
+
+
+def qualified_name(func: Any) -> str:
+    """Return the best name that a callable has, looking through `functools.partial`."""
+    while isinstance(func, partial):
+        func = func.func
+    try:
+        name: object = func.__qualname__
+    except Exception:  # it may run the user's code, and a name is not worth an unwind
+        name = None
+    return name if isinstance(name, str) else type(func).__qualname__
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    # An instruction of the compiler's own has no line; the function's is near enough.
+    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
+    return next(lines, None) or code.co_firstlineno

@@ -1,0 +1,290 @@
+"""The one loop that runs registrations newest first, for sync and async alike.
+
+A generator pops, calls and keeps the books; it yields what needs awaiting and is thrown
+what that raised. May import _registration and _outcome; it is told what to pop and call.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from contextlib import suppress
+from time import perf_counter
+
+from ._outcome import Outcome, Report, Status, describe
+from ._registration import finish, is_awaitable, postpone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any, NoReturn, Protocol
+
+    from ._outcome import Reason
+    from ._registration import Registration
+
+    Steps = Generator[tuple[Registration, Any], Any, None]
+
+    class Guard(Protocol):
+        """What an async driver needs from the loop that it runs on."""
+
+        def shield(self) -> None: ...
+        def unshield(self) -> None: ...
+        def interrupted(self, exception: BaseException) -> bool: ...
+        def is_here(self) -> bool: ...
+
+
+logger = logging.getLogger("lastly")
+
+
+class CannotAwaitError(RuntimeError):
+    """Tell the generator that its driver cannot await what it was given."""
+
+
+class Unwind:
+    """Hold the state of one unwind; `steps` is the loop, the drivers are below.
+
+    `home` is None for an unwind of the whole manager. `leaving` is the exception that
+    is on its way out of the scope around the unwind. `done` resolves, always to None,
+    once the books are closed.
+    """
+
+    def __init__(
+        self, reason: Reason, *, home: object | None = None, leaving: BaseException | None = None
+    ) -> None:
+        self.reason = reason
+        self.home = home
+        self.leaving = leaving
+        self.error: BaseException | None = None
+        self.report: Report | None = None
+        self.postponed: Registration | None = None
+        self.complete = False
+        self.done: Future[None] = Future()
+        self._abandoned = False
+        self._outcomes: list[Outcome] = []
+        self._failures: list[Outcome] = []
+        self._started = perf_counter()
+
+    def steps(
+        self,
+        pop: Callable[[], Registration | None],
+        call: Callable[[Registration, BaseException | None], Any],
+        guard: Guard | None,
+    ) -> Steps:
+        """Run registrations until `pop` has no more, whatever they raise (R2, R9)."""
+        while (registration := pop()) is not None:
+            registration._status = Status.RUNNING
+            start = perf_counter()
+            status, exception, result = Status.OK, None, None
+            try:
+                if registration._takes_exception and guard is not None:
+                    guard.unshield()  # R8: it may hold a cancel scope open around ours
+                result = call(registration, self.leaving)
+                if result is not None and is_awaitable(result):
+                    result = yield registration, result
+                if registration._takes_exception and result:
+                    self.leaving = None  # as `with` does when an exit returns true
+            except CannotAwaitError:
+                postpone(registration, result)
+                self.postponed = registration
+                return
+            except BaseException as exc:
+                interrupted = self._abandoned or (guard is not None and guard.interrupted(exc))
+                if not self._is_passed_on(registration, exc, interrupted):
+                    status = Status.INTERRUPTED if interrupted else Status.FAILED
+                    exception = exc
+            self._record(registration, status, start, exception)
+            if self._abandoned:
+                return
+        self.complete = True
+
+    def abandon(self) -> None:
+        """Make the generator stop at the exception that it is thrown next."""
+        self._abandoned = True
+
+    def close_books(self, errors: str) -> Report:
+        """Settle the report and which exception comes out, under the manager's `errors`."""
+        self.report = Report(self.reason, tuple(self._outcomes), perf_counter() - self._started)
+        if self.postponed is not None:
+            name, origin = self.postponed.name, self.postponed.origin
+            self.error = RuntimeError(
+                f"callback {name} ({origin}) returned an awaitable, which close() cannot await "
+                "inside a running event loop; it and what is below it are still registered: "
+                "did you forget `await aclose()`?"
+            )
+            return self.report
+        raised = [o.exception for o in self._failures if o.exception is not None]
+        if raised and errors == "last":
+            self.error = raised[-1]
+            if earlier := self._failures[:-1]:
+                _add_note(
+                    self.error, f"{_count(earlier, 'earlier failure')} in this unwind", earlier
+                )
+        elif raised and errors == "group":
+            self.error = BaseExceptionGroup(
+                f"lastly: {_count(self._failures, 'callback')} failed", raised
+            )
+        return self.report
+
+    def verdict(self, leaving: BaseException | None) -> BaseException | None:
+        """Return the exception that must come out of a scope that `leaving` leaves (R12)."""
+        if leaving is not None and not isinstance(leaving, Exception):
+            if self._failures:
+                failed = (
+                    f"{_count(self._failures, 'callback')} failed while this was on its way out"
+                )
+                _add_note(leaving, failed, self._failures)
+            return leaving
+        if self.error is None or leaving is None:
+            return self.error or leaving
+        _chain(self.error, leaving)
+        return self.error
+
+    def _is_passed_on(
+        self, registration: Registration, exception: BaseException, interrupted: bool
+    ) -> bool:
+        # An exit that raises what it was told, or a fresh copy of the cancellation that
+        # it was told, has not failed: both are ways of saying "not handled".
+        if not registration._takes_exception or self.leaving is None:
+            return False
+        return exception is self.leaving or (
+            interrupted and isinstance(exception, type(self.leaving))
+        )
+
+    def _record(
+        self,
+        registration: Registration,
+        status: Status,
+        start: float,
+        exception: BaseException | None,
+    ) -> None:
+        finish(registration, status)
+        outcome = Outcome(
+            registration.name,
+            registration.origin,
+            status,
+            start - self._started,
+            perf_counter() - start,
+            exception,
+        )
+        self._outcomes.append(outcome)
+        if exception is None:
+            return
+        _log(outcome, exception)
+        if status is Status.FAILED:
+            self._failures.append(outcome)
+        elif self.leaving is None or isinstance(self.leaving, Exception):
+            # A cancellation from outside goes on when all have run (R18), unless
+            # something of its rank is on its way out already.
+            if self.leaving is not None:
+                _chain(exception, self.leaving)
+            self.leaving = exception
+
+
+async def drive(
+    unwind: Unwind,
+    pop: Callable[[], Registration | None],
+    call: Callable[[Registration, BaseException | None], Any],
+    guard: Guard,
+) -> None:
+    """Run the unwind in the current task of the running loop."""
+    steps = unwind.steps(pop, call, guard)
+    try:
+        registration, awaitable = next(steps)
+        while True:
+            result, error = None, None
+            try:
+                if not registration._takes_exception:
+                    guard.shield()
+                result = await awaitable
+            except BaseException as exc:
+                error = exc
+                if isinstance(exc, GeneratorExit) and not guard.is_here():
+                    # Not the callback's: this coroutine is being closed from outside its
+                    # task, and may not await again. What has not run stays on the stack.
+                    unwind.abandon()
+            registration, awaitable = _resume(steps, result, error)
+    except StopIteration:
+        pass
+    finally:
+        error = None  # or its traceback, which holds this frame, makes a cycle
+        guard.unshield()
+
+
+def drive_sync(
+    unwind: Unwind,
+    pop: Callable[[], Registration | None],
+    call: Callable[[Registration, BaseException | None], Any],
+    run: Callable[[Any, object | None], object],
+) -> None:
+    """Run the unwind with no loop running; `run` runs an awaitable on a loop of its home."""
+    steps = unwind.steps(pop, call, None)
+    try:
+        registration, awaitable = next(steps)
+        while True:
+            result, error = None, None
+            try:
+                result = run(awaitable, registration.home)
+            except BaseException as exc:
+                error = exc
+            registration, awaitable = _resume(steps, result, error)
+    except StopIteration:
+        pass
+    finally:
+        error = None  # see drive
+
+
+def _resume(steps: Steps, result: object, error: BaseException | None) -> tuple[Registration, Any]:
+    # Never inside the `except` block that caught the error: what the next callbacks
+    # raise would take it for their context.
+    try:
+        return steps.send(result) if error is None else steps.throw(error)
+    finally:
+        del error
+
+
+def reraise(exception: BaseException) -> NoReturn:
+    """Raise the object as it is: a plain `raise` would overwrite its `__context__`."""
+    context = exception.__context__
+    try:
+        raise exception
+    finally:
+        exception.__context__ = context
+        del exception, context  # the traceback holds this frame: make no cycle
+
+
+def _chain(exception: BaseException, context: BaseException) -> None:
+    """Put `context` at the end of the exception's chain, as `finally` would have."""
+    chain = {id(context)}
+    ancestor = context.__context__
+    while ancestor is not None and id(ancestor) not in chain:
+        chain.add(id(ancestor))
+        ancestor = ancestor.__context__
+    last = exception
+    while id(last) not in chain:  # else it is linked already, and a link makes a cycle
+        chain.add(id(last))
+        if last.__context__ is None:
+            last.__context__ = context
+            return
+        last = last.__context__
+
+
+def _log(outcome: Outcome, exception: BaseException) -> None:
+    told = f"callback {outcome.name} ({outcome.origin}) {outcome.status}"
+    # R10: a handler that raises is not worth the callbacks that have yet to run, and the
+    # failure itself is in the report.
+    with suppress(Exception):
+        if isinstance(exception, SystemExit):
+            # atexit's rule: it was asked for, and is no error to print.
+            logger.info("%s: %s", told, describe(exception))
+        else:
+            logger.error("%s", told, exc_info=exception)
+
+
+def _count(things: list[Outcome], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _add_note(exception: BaseException, lead: str, failures: list[Outcome]) -> None:
+    # An exception whose __notes__ is not a list keeps it; the log has the rest.
+    with suppress(TypeError):
+        exception.add_note(f"lastly: {lead}: " + "; ".join(map(str, failures)))

@@ -1,0 +1,94 @@
+"""The package's shape: what loads what, what is public, and no import cycles."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lastly
+
+PACKAGE = Path(lastly.__file__).parent
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return lastly's modules that a module imports, at any depth, but not for types alone."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] == "lastly" for name in names), "relative, please"
+        else:
+            found |= imports(node)
+    return found
+
+
+GRAPH = {path.stem: imports(ast.parse(path.read_text())) for path in PACKAGE.glob("*.py")}
+
+
+def test_there_are_no_import_cycles() -> None:
+    """No module imports another that imports it, not even inside a function."""
+    tuple(TopologicalSorter(GRAPH).static_order())
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("_outcome", set()),
+        ("_interpreter", set()),
+        ("_registration", {"_outcome"}),
+        ("_checks", {"_registration"}),
+        ("_stack", {"_registration"}),
+        ("_unwind", {"_outcome", "_registration"}),
+        ("_loops", {"_registration", "_unwind"}),
+    ],
+)
+def test_the_arrows_point_one_way(module: str, allowed: set[str]) -> None:
+    """A module imports what its docstring says that it may, and nobody above it."""
+    assert GRAPH[module] <= allowed
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.glob("*.py")], ids=lambda path: path.stem)
+def test_every_module_says_what_it_owns(path: Path) -> None:
+    """Each module has a docstring of at most five lines."""
+    assert 1 <= len(ast.get_docstring(ast.parse(path.read_text())).splitlines()) <= 5
+
+
+def test_importing_lastly_loads_no_event_loop(run_child) -> None:
+    """`import lastly` loads none of asyncio, anyio, trio, nor other heavy modules."""
+    run_child(
+        """
+        import sys
+        before = set(sys.modules)
+        import lastly
+        heavy = {"asyncio", "anyio", "trio", "typing", "inspect", "dataclasses"}
+        assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
+        lastly.defer(print, "sync callbacks need none of them")
+        lastly.close()
+        assert not {"asyncio", "anyio", "trio"} & set(sys.modules)
+        """
+    )
+
+
+def test_what_is_public() -> None:
+    """`__all__` is sorted and complete: every public name, and no other."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    names = {name for name in vars(lastly) if not name.startswith("_")}
+    assert names - modules - {"annotations", "TYPE_CHECKING"} == set(lastly.__all__)
+    assert lastly.__all__ == sorted(lastly.__all__)
+    assert all(getattr(lastly, name).__doc__ for name in lastly.__all__)
+
+
+def test_the_only_runtime_dependency_is_anyio() -> None:
+    """Everything else is an extra."""
+    requires = importlib.metadata.requires("lastly")
+    assert [r for r in requires if "extra ==" not in r] == ["anyio>=4.5"]
+    assert (PACKAGE / "py.typed").exists()
