@@ -9,7 +9,12 @@ from enum import StrEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Any
+
+    # Code, and the instruction in it: where to look for a line, if anybody asks. A frame
+    # would keep its variables alive, and its f_lineno walks the code's whole line table.
+    Place = tuple[CodeType, int]
 
 
 class Status(StrEnum):
@@ -66,23 +71,28 @@ class Outcome:
     `exception` is the object that the callback raised, or None.
     """
 
-    __slots__ = ("duration", "exception", "name", "origin", "start", "status")
+    __slots__ = ("_place", "duration", "exception", "name", "start", "status")
 
     def __init__(
         self,
         name: str,
-        origin: str,
+        place: Place,
         status: Status,
         start: float,
         duration: float,
         exception: BaseException | None = None,
     ) -> None:
         self.name: str = name
-        self.origin: str = origin
+        self._place = place
         self.status: Status = status
         self.start: float = start
         self.duration: float = duration
         self.exception: BaseException | None = exception
+
+    @property
+    def origin(self) -> str:
+        """Where the callback was registered, as "file:line"."""
+        return origin(self._place)
 
     def __str__(self) -> str:
         told = f"{self.name} ({self.origin}) {self.status}"
@@ -144,6 +154,14 @@ class Report:
             "duration": self.duration,
             "outcomes": [outcome.to_dict() for outcome in self.outcomes],
         }
+
+
+def origin(place: Place) -> str:
+    """Return "file:line" of a place in code."""
+    code, instruction = place
+    # An instruction of the compiler's own has no line; the function's is near enough.
+    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
+    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
 
 
 def describe(exception: BaseException) -> str:

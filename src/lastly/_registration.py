@@ -9,13 +9,15 @@ from __future__ import annotations
 from functools import partial
 from types import CoroutineType, GeneratorType
 
-from ._outcome import Status
+from ._outcome import Status, origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import CodeType, FrameType
+    from types import FrameType
     from typing import Any
+
+    from ._outcome import Place
 
 _CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
 
@@ -34,13 +36,12 @@ class Registration:
 
     __slots__ = (
         "_args",
-        "_code",
         "_discard",
         "_func",
         "_home",
-        "_instruction",
         "_kwargs",
         "_name",
+        "_place",
         "_status",
         "_takes_exception",
     )
@@ -61,10 +62,7 @@ class Registration:
         self._args = args
         self._kwargs = kwargs
         self._name = name
-        # A frame would keep the caller's variables alive, and f_lineno walks the
-        # code's whole line table: keep where to look, and look when asked.
-        self._code: CodeType = frame.f_code
-        self._instruction = frame.f_lasti
+        self._place: Place = (frame.f_code, frame.f_lasti)
         self._home = home
         self._discard = discard
         self._takes_exception = takes_exception
@@ -78,7 +76,7 @@ class Registration:
     @property
     def origin(self) -> str:
         """Where it was registered, as "file:line"."""
-        return f"{self._code.co_filename}:{_line(self._code, self._instruction)}"
+        return origin(self._place)
 
     @property
     def home(self) -> object | None:
@@ -180,9 +178,3 @@ def qualified_name(func: Any) -> str:
     except Exception:  # it may run the user's code, and a name is not worth an unwind
         name = None
     return name if isinstance(name, str) else type(func).__qualname__
-
-
-def _line(code: CodeType, instruction: int) -> int:
-    # An instruction of the compiler's own has no line; the function's is near enough.
-    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
-    return next(lines, None) or code.co_firstlineno

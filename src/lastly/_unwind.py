@@ -160,7 +160,7 @@ class Unwind:
         finish(registration, status)
         outcome = Outcome(
             registration.name,
-            registration.origin,
+            registration._place,
             status,
             start - self._started,
             perf_counter() - start,

@@ -1,0 +1,115 @@
+"""The README's and the docs' code blocks run, and docs/guarantees.md is true.
+
+`python tests/test_docs.py` writes docs/guarantees.md anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+RULES = {
+    1: "One order: sync and async registrations run newest first, one at a time.",
+    2: "Registering while unwinding is allowed; what is newest runs next.",
+    3: "Each registration runs exactly once or was cancelled, whatever triggers fire.",
+    5: "A callback is async when calling it returned an awaitable.",
+    6: "`register` and `unregister` have `atexit`'s signatures and meaning.",
+    7: "A handle cancels, and tells its name, origin, home and status.",
+    8: "A context manager's exit runs as `async with` would run it.",
+    9: "Nothing that a callback raises stops the unwind.",
+    10: "Each failure is logged once, with its traceback, name and origin.",
+    11: "The final exception is re-raised, with a note on the earlier ones.",
+    12: "Control flow on its way out is never replaced.",
+    13: "`close` and `aclose` may be called any number of times, from anywhere.",
+    14: "What belongs to a loop unwinds in that loop's teardown, while everything works.",
+    16: "What is left unwinds at interpreter exit.",
+    17: "A callback runs on its home loop, wherever that is.",
+    18: "Scopes unwind the whole manager, in their loop and task, shielded.",
+    29: "Each unwind leaves a report.",
+    32: "Bad input is refused at the call, with what to write instead.",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+PROGRAMS = [
+    pytest.param(
+        code,
+        found[n + 1][1] if found[n + 1 : n + 2] and found[n + 1][0] == "text" else "",
+        id=f"{page.stem}-{n}",
+    )
+    for page in PAGES
+    for found in [blocks(page)]
+    for n, (language, code) in enumerate(found)
+    if language == "python"
+]
+
+
+@pytest.mark.parametrize(("code", "output"), PROGRAMS)
+def test_the_code_runs_and_prints_what_the_page_says(run_child, code: str, output: str) -> None:
+    """Every Python block is a whole program; a text block after it is its exact output."""
+    assert run_child(code).out == output.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_run(page: Path) -> None:
+    """A page has Python blocks and their output, and no block that no test would run."""
+    languages = [language for language, _ in blocks(page)]
+    for before, language in zip(["", *languages], languages, strict=False):
+        assert language == "python" or (language == "text" and before == "python")
+
+
+@pytest.mark.parametrize("page", PAGES[:1], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link to a file of the project's names one that exists."""
+    targets = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    assert targets
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def named_tests() -> dict[int, list[str]]:
+    found: dict[int, list[str]] = defaultdict(list)
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "test" in node.name:
+                rules, _, _ = (ast.get_docstring(node) or "").partition(":")
+                for first, last in re.findall(r"\bR(\d+)(?: to R(\d+))?", rules):
+                    for rule in range(int(first), int(last or first) + 1):
+                        found[rule].append(f"{path.name}::{node.name}")
+    return found
+
+
+def guarantees() -> str:
+    found = named_tests()
+    text = (ROOT / "docs/guarantees.md").read_text().partition("## The rules")[0]
+    lines = ["## The rules", ""]
+    for rule, says in RULES.items():
+        lines += [f"### R{rule}", "", says, ""]
+        lines += [f"- `{test}`" for test in sorted(set(found[rule]))]
+        lines.append("")
+    return text + "\n".join(lines)
+
+
+def test_the_guarantees_name_their_tests() -> None:
+    """docs/guarantees.md lists every rule that is kept, with every test that names it."""
+    found = named_tests()
+    assert all(found[rule] for rule in RULES)
+    assert found.keys() == RULES.keys()
+    written = (ROOT / "docs/guarantees.md").read_text()
+    assert written == guarantees(), "run tests/test_docs.py to write it anew"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(guarantees())
+    (ROOT / "docs/guarantees.md").write_text(guarantees())
