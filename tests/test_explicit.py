@@ -146,6 +146,19 @@ async def test_close_in_a_running_loop_refuses_before_it_runs_anything(
     assert calls == ["top", "object"]
 
 
+async def test_a_refusal_does_not_replace_control_flow(manager: lastly.ShutdownManager) -> None:
+    """R12, R13: where `with` is refused in a loop, SystemExit goes on, with a note that says so."""
+    manager.defer(anyio.sleep, 0, name="pool")
+    with pytest.raises(SystemExit) as caught, manager:
+        raise SystemExit(7)
+    assert "lastly: close() would have to await pool" in caught.value.__notes__[0]
+    body = ValueError("body")
+    with pytest.raises(RuntimeError, match="await pool") as caught, manager:
+        raise body
+    assert caught.value.__context__ is body
+    await manager.aclose()
+
+
 async def test_close_in_a_running_loop_takes_sync_callbacks(
     manager: lastly.ShutdownManager,
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import textwrap
+import types
 import unittest
 import weakref
 
@@ -114,6 +116,51 @@ def test_everything_still_works_in_callbacks(run_child, runner: str) -> None:
     assert ended.out == expected, ended.err
     errors = [line for line in ended.err.splitlines() if "unclosed" not in line]
     assert closes is False or not any("Error" in line for line in errors), ended.err
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_final_exception_comes_out_of_the_call_that_tears_down(run_child, runner: str) -> None:
+    """R11, R14: whoever tears the loop down gets the final exception; its own work is done."""
+    source = """
+import asyncio, sys
+import lastly
+
+async def main():
+    global loop_of_main
+    loop_of_main = asyncio.get_running_loop()
+    lastly.defer(print, "bottom")
+
+    @lastly.register
+    async def fails():
+        await asyncio.sleep(0)
+        raise ValueError("cleanup")
+
+try:
+"""
+    source += textwrap.indent(textwrap.dedent(RUNNERS[runner]).strip(), "    ")
+    source += """
+except ValueError as exc:
+    print("came out:", exc)
+print(loop_of_main.is_closed())
+"""
+    ended = run_child(source)
+    if runner.startswith("never closed"):
+        assert ended.out == ["False", "bottom"]
+        assert "Exception ignored in atexit callback" in ended.err
+    else:
+        assert ended.out == ["bottom", "came out: cleanup", "True"], ended.err
+
+
+def test_registering_while_another_thread_loads_asyncio(
+    manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R14: a half-loaded library runs no loop in this thread, and breaks no registration."""
+    for name in ("asyncio.events", "trio.lowlevel"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    handle = manager.defer(int)
+    monkeypatch.undo()
+    assert handle.home is None
+    assert handle.cancel()
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -30,16 +30,19 @@ if TYPE_CHECKING:
 
 def current_home() -> Any:
     """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
-    # A loop can only run where somebody has loaded its library.
-    events = sys.modules.get("asyncio.events")
-    if events is not None:
-        loop = events._get_running_loop()
-        if loop is not None:
-            return loop
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_trio_token()
-    return None
+    # A loop can only run where somebody has loaded its library; and where another thread
+    # has loaded half of it so far, none can run in this one.
+    try:
+        loop = sys.modules["asyncio.events"]._get_running_loop()
+    except (KeyError, AttributeError):
+        loop = None
+    if loop is not None:
+        return loop
+    try:
+        lowlevel = sys.modules["trio.lowlevel"]
+        return lowlevel.current_trio_token() if lowlevel.in_trio_run() else None
+    except (KeyError, AttributeError):
+        return None
 
 
 def _is_trio(home: Any) -> bool:
@@ -109,13 +112,11 @@ class Guard:
 
 
 def _current_task() -> Any:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return asyncio.current_task()
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_task()
-    return None
+    home = current_home()
+    if home is None:
+        return None
+    library = sys.modules["trio.lowlevel" if _is_trio(home) else "asyncio"]
+    return library.current_task()
 
 
 async def wait(future: Future[None]) -> None:

@@ -369,7 +369,8 @@ class ShutdownManager:
                 self._run_sync(unwind, executor)
                 return _come_out(unwind, unwind.leaving, leaving)
             if _loops.current_home() is not None:
-                raise _use_aclose("wait for the unwind that is in progress")
+                unwind.error = _use_aclose("wait for the unwind that is in progress")
+                return _come_out(unwind, leaving, leaving)
             current.done.result()
             if current.complete and current.home is None:
                 return _come_out(current, leaving, leaving)
@@ -426,15 +427,20 @@ class ShutdownManager:
     def _run_sync(self, unwind: Unwind, executor: Callable[[], Any] | None) -> None:
         token = _inside.set((*_inside.get(), unwind))
         try:
-            if _loops.current_home() is not None:
-                for registration in self.pending():
-                    if looks_async(registration._func):
-                        raise _use_aclose(f"await {registration.name} ({registration.origin})")
-            with _loops.HomeRunner(executor) as runner:
-                drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
+            unwind.error = self._refusal()
+            if unwind.error is None:
+                with _loops.HomeRunner(executor) as runner:
+                    drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
         finally:
             self._end(unwind)
             _inside.reset(token)
+
+    def _refusal(self) -> RuntimeError | None:
+        if _loops.current_home() is not None:
+            for registration in self.pending():
+                if looks_async(registration._func):
+                    return _use_aclose(f"await {registration.name} ({registration.origin})")
+        return None
 
     async def _run_async(self, unwind: Unwind, pop: Callable[[], Registration | None]) -> None:
         token = _inside.set((*_inside.get(), unwind))

@@ -133,6 +133,8 @@ class Unwind:
                     f"{_count(self._failures, 'callback')} failed while this was on its way out"
                 )
                 _add_note(leaving, failed, self._failures)
+            elif self.error is not None:  # close() was refused
+                leaving.add_note(f"lastly: {self.error}")
             return leaving
         if self.error is None or leaving is None:
             return self.error or leaving
