@@ -1,9 +1,17 @@
-"""Set up and run everything: `python3 dev.py demo | test | check | bench | docs`.
+"""Set up and run everything: `python3 dev.py COMMAND`.
 
-Needs Python and pip, nothing else. Makes .venv at the first run, and again when
-pyproject.toml changes. `--python PATH` takes another interpreter, which gets a .venv of
-its own. What follows `test`, `demo` or `bench` is passed on.
+  demo   start a web app, use it, stop it, and show how it closes
+  test   run the tests; what follows is passed on to pytest
+  check  format, lint, types, docs, and the tests with coverage
+  bench  measure lastly beside its peers
+  docs   build the documentation into site/
+
+Needs Python 3.11 or later with pip, and the package index. Makes .venv at the first run,
+and again when pyproject.toml changes. `--python PATH` takes another interpreter, which
+gets a .venv of its own.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -12,7 +20,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -36,6 +43,7 @@ def environment(home: Path) -> Path:
     stamp = home / "installed"
     if stamp.exists() and stamp.read_text() == digest:
         return python
+    print(f"setting up {home.name}, which takes about half a minute", flush=True)
     shutil.rmtree(home, ignore_errors=True)
     # Debian splits ensurepip off its Python; its pip can install into a venv without one.
     bare = importlib.util.find_spec("ensurepip") is None
@@ -61,6 +69,7 @@ def bench(python: Path, args: list[str]) -> None:
 
 def docs(python: Path, args: list[str]) -> None:
     run(python, "-m", "mkdocs", "build", "--strict", "--quiet", *args, NO_MKDOCS_2_WARNING="1")
+    print("wrote site/index.html")
 
 
 def check(python: Path, args: list[str]) -> None:
@@ -77,24 +86,27 @@ def check(python: Path, args: list[str]) -> None:
     run(python, "-m", "coverage", "report")
 
 
-COMMANDS: dict[str, Callable[[Path, list[str]], None]] = {
-    "test": test,
-    "demo": demo,
-    "check": check,
-    "bench": bench,
-    "docs": docs,
-}
+COMMANDS = {command.__name__: command for command in (demo, test, check, bench, docs)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    if sys.version_info < (3, 11):
+        version = sys.version.split()[0]
+        sys.exit(f"dev.py: this is Python {version}, and lastly needs 3.11 or later: --python PATH")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--python", help="the interpreter to use, instead of this one")
     options, rest = parser.parse_known_args()
     home = ROOT / ".venv"
     chosen: str | None = options.python
     if chosen:
-        other = shutil.which(chosen) or chosen
+        other = shutil.which(chosen)
+        if other is None:
+            sys.exit(f"dev.py: there is no interpreter {chosen!r}; write its path")
         if os.environ.get("LASTLY_DEV_PYTHON") != other:
             os.environ["LASTLY_DEV_PYTHON"] = other
             sys.exit(subprocess.run([other, __file__, *sys.argv[1:]]).returncode)

@@ -512,13 +512,25 @@ async def test_the_exit_is_not_shielded(manager: lastly.ShutdownManager) -> None
 async def _close() -> None: ...
 
 
+@contextlib.contextmanager
+def _sync_context():
+    yield
+
+
+@contextlib.asynccontextmanager
+async def _async_context():
+    yield
+
+
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
-        (None, "write a function"),
-        (7, "write a function"),
-        (contextlib.nullcontext(), r"write enter_async_context\(\)"),
-        (contextlib.redirect_stdout(None), r"write enter_context\(\)"),
+        (None, "was given None; write the function itself"),
+        (7, "type int; write a function, sync or async"),
+        (contextlib.nullcontext(), r"nullcontext; write `await enter_async_context\("),
+        (contextlib.redirect_stdout(None), r"redirect_stdout; write enter_context\("),
+        (_sync_context(), r"ContextManager; write enter_context\("),
+        (_async_context(), r"ContextManager; write `await enter_async_context\("),
     ],
 )
 def test_what_cannot_be_called_is_refused(
@@ -526,8 +538,29 @@ def test_what_cannot_be_called_is_refused(
 ) -> None:
     """R32: a callback that is not callable is a TypeError that says what to write instead."""
     for register in (manager.register, manager.defer, manager.defer(name="x")):
-        with pytest.raises(TypeError, match=f"{type(given).__name__}; {advice}"):
+        with pytest.raises(TypeError, match=advice):
             register(given)
+    assert manager.pending() == ()
+
+
+def test_functions_that_do_nothing_when_called_are_refused(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R32: generator functions, which are a forgotten @contextmanager or a stray `yield`."""
+
+    class Resource:
+        def close(self):
+            yield
+
+    async def close_pool():
+        yield
+
+    for func in (Resource().close, close_pool):
+        with pytest.raises(TypeError, match=r"close.*, a generator function.*without `yield`"):
+            manager.register(func)
+    for func in (_sync_context, _async_context):
+        with pytest.raises(TypeError, match=r"_context, which makes a context manager"):
+            manager.register(func)
     assert manager.pending() == ()
 
 
@@ -555,7 +588,9 @@ async def test_what_is_no_context_manager_is_refused(manager: lastly.ShutdownMan
         manager.enter_context(manager.lifespan())
     with pytest.raises(TypeError, match=r"no __aenter__; write enter_context"):
         await manager.enter_async_context(contextlib.suppress())
-    with pytest.raises(TypeError, match=r"cannot enter a int: .* write defer"):
+    with pytest.raises(TypeError, match=r"type function: .*; call it, .* write defer"):
+        manager.enter_context(_sync_context)
+    with pytest.raises(TypeError, match=r"type int: it has no __enter__; it is no context"):
         manager.enter_context(1)
     assert manager.pending() == ()
 

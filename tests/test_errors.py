@@ -166,6 +166,24 @@ async def test_each_failure_is_logged_once(
     assert caplog.text.count("Traceback (most recent call last)") == 2
 
 
+def test_tracebacks_begin_in_the_users_code(
+    manager: lastly.ShutdownManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R10: who reads the log sees the callback's frames, not those that led to it."""
+
+    async def close_pool() -> None:
+        raise ValueError("one")
+
+    manager.register(close_pool)
+    manager.register(fails, KeyError("two"))
+    manager.register(int, "x")
+    with pytest.raises(ValueError, match="one"):
+        manager.close()
+    names = [record.exc_info[2].tb_frame.f_code.co_name for record in caplog.records]
+    # A function of C's has no frame: then what called it is all that there is.
+    assert names == ["steps", "fails", "close_pool"]
+
+
 def test_system_exit_is_logged_without_a_traceback(
     manager: lastly.ShutdownManager, caplog: pytest.LogCaptureFixture
 ) -> None:

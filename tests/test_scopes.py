@@ -343,7 +343,7 @@ def test_a_home_that_is_closed_is_a_failure_that_says_so(
             yield
 
     anyio.run(register, backend="trio")
-    with pytest.raises(RuntimeError, match=r"event loop was closed.*did you forget"):
+    with pytest.raises(RuntimeError, match=r"event loop of this callback was closed.*did you"):
         if close == "close":
             manager.close()
         else:

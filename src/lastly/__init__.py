@@ -1,4 +1,8 @@
-"""atexit for a world with event loops: cleanup callbacks, sync and async, newest first."""
+"""atexit for a world with event loops: cleanup callbacks, sync and async, newest first.
+
+The functions are the methods of one default `ShutdownManager`. A number such as R9 in a
+docstring is that of a rule in docs/guarantees.md.
+"""
 
 from __future__ import annotations
 

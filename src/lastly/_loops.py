@@ -189,8 +189,8 @@ def _refuse_to_await(result: Any) -> Any:
         return result
     dispose(result)
     raise RuntimeError(
-        "its event loop was closed before it could run; did you forget to unwind while the "
-        "loop was open, with `async with`, `lifespan` or `await aclose()`?"
+        "the event loop of this callback was closed before it could run; did you forget to "
+        "unwind while the loop was open, with `async with`, `lifespan` or `await aclose()`?"
     )
 
 

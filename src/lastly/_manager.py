@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from types import MethodType
 
 from . import _interpreter, _loops
-from ._checks import checked_errors, checked_name, checked_reason, context_methods, not_callable
+from ._checks import check_callback, checked_errors, checked_name, checked_reason, context_methods
 from ._outcome import Reason
 from ._registration import Registration, looks_async, qualified_name
 from ._stack import Stack
@@ -50,9 +50,10 @@ class ShutdownManager:
     (R3), and nothing that a callback raises stops the others (R9). Afterwards the manager
     is open again.
 
-    `errors` says what comes out when callbacks have failed; each failure is logged in any
-    case. "last" raises the final exception, with a note on the earlier ones; "group"
-    raises a `BaseExceptionGroup` of them all; "log" raises nothing.
+    `name` is for its repr. `errors` says what comes out when callbacks have failed; each
+    failure is logged in any case, at ERROR on the logger "lastly". "last" raises the final
+    exception, with a note on the earlier ones; "group" raises a `BaseExceptionGroup` of
+    them all; "log" raises nothing.
 
     Raises `TypeError` or `ValueError` for options of a wrong type or value.
 
@@ -87,9 +88,11 @@ class ShutdownManager:
 
         The arguments are the callback's own. It is async if its call returns an
         awaitable, whatever kind of callable it is (R5), and belongs to the event loop
-        that is running now, or else to the interpreter. Works as a decorator.
+        that is running in this thread now, or else to the interpreter. Works as a
+        decorator. For a name, or a handle that cancels, use `defer`.
 
-        Raises `TypeError` if `func` cannot be called, and then registers nothing.
+        Raises `TypeError` if `func` cannot be called, or is a generator function, which
+        does nothing when it is; and then registers nothing.
 
         >>> manager = ShutdownManager()
         >>> @manager.register
@@ -128,12 +131,13 @@ class ShutdownManager:
     ) -> Any:
         """Register a callback with options; return its handle.
 
-        Positional arguments are the callback's, keywords are options, as in
-        `loop.call_soon`; `functools.partial` carries keyword arguments. Without a
-        callback it returns a decorator, which returns the function.
+        `defer(func, *args, name=None)`, or `@defer(name=None)` above the function, which
+        it returns. Positional arguments are the callback's, keywords are options, as in
+        `loop.call_soon`; `functools.partial` carries keyword arguments. `name` is what
+        logs and reports call it, instead of the function's qualified name.
 
-        Raises `TypeError` for what cannot be called or an option of a wrong type, and
-        then registers nothing.
+        Raises `TypeError` as `register` does, or for an option of a wrong type, and then
+        registers nothing.
 
         >>> manager = ShutdownManager()
         >>> handle = manager.defer(print, "bye", name="greeting")
@@ -224,8 +228,7 @@ class ShutdownManager:
         name: str | None = None,
         takes_exception: bool = False,
     ) -> Registration:
-        if not callable(func):
-            raise not_callable(verb, func)
+        check_callback(verb, func)
         home = _loops.current_home()
         registration = Registration(
             func,
@@ -303,10 +306,12 @@ class ShutdownManager:
         Async callbacks run on their home loop if it is open, or else on a fresh one. May
         be called from any thread and any number of times: who comes during an unwind
         waits for it and gets its result; a call from inside a callback returns at once.
+        `reason` is for the report.
 
         Raises what the failures of callbacks call for (see `ShutdownManager`), and
-        `RuntimeError`, before it runs anything, where it would have to wait inside a
-        running loop: use `await aclose()` there.
+        `RuntimeError` where it would have to wait inside a running loop: use `await
+        aclose()` there. It does so before it runs anything, or else at a callback that
+        nobody could know to be async before it was called; what has not run stays.
 
         >>> ShutdownManager().close()
         """

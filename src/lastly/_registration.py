@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ._outcome import Place
 
-_CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
+CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
 
 
 class Registration:
@@ -145,7 +145,7 @@ def is_awaitable(result: object) -> bool:
     if isinstance(result, CoroutineType) or hasattr(type(result), "__await__"):
         return True
     return isinstance(result, GeneratorType) and bool(
-        result.gi_code.co_flags & _CO_ITERABLE_COROUTINE
+        result.gi_code.co_flags & CO_ITERABLE_COROUTINE
     )
 
 

@@ -17,6 +17,7 @@ from ._registration import finish, is_awaitable, postpone
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from types import TracebackType
     from typing import Any, NoReturn, Protocol
 
     from ._outcome import Reason
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("lastly")
+
+_MACHINERY = (__package__, "asyncio")
 
 
 class CannotAwaitError(RuntimeError):
@@ -171,6 +174,7 @@ class Unwind:
         self._outcomes.append(outcome)
         if exception is None:
             return
+        exception.__traceback__ = _without_machinery(exception.__traceback__)
         _log(outcome, exception)
         if status is Status.FAILED:
             self._failures.append(outcome)
@@ -268,6 +272,14 @@ def _chain(exception: BaseException, context: BaseException) -> None:
             last.__context__ = context
             return
         last = last.__context__
+
+
+def _without_machinery(traceback: TracebackType | None) -> TracebackType | None:
+    """Let a traceback begin where the user's code does, if it comes to that at all."""
+    begin = traceback
+    while begin is not None and begin.tb_frame.f_globals.get("__package__") in _MACHINERY:
+        begin = begin.tb_next
+    return begin or traceback
 
 
 def _log(outcome: Outcome, exception: BaseException) -> None:
