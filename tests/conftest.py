@@ -53,7 +53,7 @@ def run_child(tmp_path: Path) -> Callable[..., Ended]:
         program = tmp_path / "program.py"
         program.write_text(textwrap.dedent(source))
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error::RuntimeWarning", str(program), *args],
+            [sys.executable, "-W", "always", "-W", "error::RuntimeWarning", str(program), *args],
             capture_output=True,
             text=True,
             timeout=60,

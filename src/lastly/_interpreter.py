@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     T = TypeVar("T")
 
-_callbacks: dict[Callable[[], None], None] = {}  # as a stack: see Stack for why no lock
+_callbacks: dict[Callable[[], object], None] = {}  # as a stack: see Stack for why no lock
 _installed: list[None] = []
 
 
-def call_at_exit(callback: Callable[[], None]) -> None:
+def call_at_exit(callback: Callable[[], object]) -> None:
     """Have the callback called at interpreter exit, where `atexit` would call it now."""
     if not _installed:
         _install()
     _callbacks[callback] = None
 
 
-def forget(callback: Callable[[], None]) -> None:
+def forget(callback: Callable[[], object]) -> None:
     """Take the callback back, if it is there."""
     _callbacks.pop(callback, None)
 
@@ -50,11 +50,17 @@ def unwind_at_exit() -> None:
     # Its name is what the interpreter prints with an exception that comes out.
     error: BaseException | None = None
     while _callbacks:
-        callback, _ = _callbacks.popitem()
-        try:
-            callback()
-        except BaseException as exc:
-            error = exc
+        callback: Callable[[], object] = next(reversed(_callbacks))
+        # A callback forgets itself when it has nothing left. One that Ctrl-C has broken off
+        # gets another chance, but not for ever: the interpreter has to end.
+        for _ in range(3):
+            try:
+                callback()
+            except BaseException as exc:
+                error = exc
+            if callback not in _callbacks:
+                break
+        forget(callback)
     if error is not None:
         raise error
 
@@ -70,20 +76,32 @@ def executor() -> ThreadPoolExecutor:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     class PlainThreads(ThreadPoolExecutor):  # loops insist on the type
+        def __init__(self) -> None:
+            super().__init__()
+            self._running: set[threading.Thread] = set()
+
         def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
             future: Future[T] = Future()
 
             def work() -> None:
+                if not future.set_running_or_notify_cancel():
+                    return
                 try:
                     future.set_result(fn(*args, **kwargs))
                 except BaseException as exc:
                     future.set_exception(exc)
 
             try:
-                # A daemon, because nobody joins other threads any more.
-                threading.Thread(target=work, daemon=True).start()
+                thread = threading.Thread(target=work, daemon=True)
+                thread.start()
+                self._running.add(thread)
             except RuntimeError:
                 work()
             return future
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+            while wait and self._running:
+                self._running.pop().join()
 
     return PlainThreads()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 
 from ._registration import call, dispose, is_awaitable
 from ._unwind import CannotAwaitError, reraise
@@ -15,8 +18,9 @@ from ._unwind import CannotAwaitError, reraise
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine
-    from concurrent.futures import Executor, Future
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from types import TracebackType
     from typing import Any, Self
 
     import anyio
@@ -70,45 +74,108 @@ class Guard:
     Scopes must nest, so that the shield is taken down while a context manager exits (R8).
     """
 
-    def __init__(self, leaving: BaseException | None) -> None:
-        self._scope: anyio.CancelScope | None = None
-        self._task = _current_task()
+    def __init__(self) -> None:
+        self.scope: anyio.CancelScope | None = None
+        self.home = current_home()
+        self.thread = threading.current_thread()
+        self.task = _current_task()
+        self._is_trio = _is_trio(self.task)
         self._cancelled: type[BaseException]
-        if _is_trio(self._task):
+        if self._is_trio:
             self._cancelled = sys.modules["trio"].Cancelled
         else:
             self._cancelled = sys.modules["asyncio"].CancelledError
-            # A request that is not on its way out already may still arrive.
-            delivered = isinstance(leaving, self._cancelled)
-            self._requests: int = self._task.cancelling() if delivered else 0
+            # A request that was made and has not arrived yet will arrive in a callback.
+            self._requests: int = self.task.cancelling() - self.task._must_cancel
 
     def shield(self) -> None:
         # Native asyncio has no scopes: where nobody has loaded anyio, none can be open.
-        if self._scope is None and (_is_trio(self._task) or "anyio" in sys.modules):
+        if self.scope is None and (self._is_trio or "anyio" in sys.modules):
             import anyio  # lazy: it takes longer to load than all that `import lastly` loads
 
-            self._scope = anyio.CancelScope(shield=True)
-            self._scope.__enter__()
+            self.scope = anyio.CancelScope(shield=True)
+            self.scope.__enter__()
 
     def unshield(self) -> None:
-        scope, self._scope = self._scope, None
+        scope, self.scope = self.scope, None
         # Only its own task may leave a scope; a coroutine that is closed from outside of
         # that task takes the scope with it.
         if scope is not None and self.is_here():
             scope.__exit__(None, None, None)
 
+    def is_cancellation(self, exception: BaseException) -> bool:
+        """Tell whether it is the backend's cancellation, or a group of nothing else."""
+        members: Iterable[Any] = getattr(exception, "exceptions", ())
+        is_group = isinstance(exception, BaseExceptionGroup)
+        return isinstance(exception, self._cancelled) or (
+            is_group and all(map(self.is_cancellation, members))
+        )
+
     def interrupted(self, exception: BaseException) -> bool:
-        """Tell whether the exception is a cancellation of this task, not the callback's own."""
-        if not isinstance(exception, self._cancelled):
+        """Tell whether it is a cancellation of this task, and not the callback's own."""
+        if not self.is_cancellation(exception):
             return False
-        if _is_trio(self._task):
+        if self._is_trio:
             return True  # trio.Cancelled cannot be made by hand
-        before, self._requests = self._requests, self._task.cancelling()
+        before, self._requests = self._requests, self.task.cancelling()
         return self._requests > before
+
+    def consumed(self, cancellation: BaseException) -> bool:
+        """Tell whether an exit took a cancellation for its own; on trio each exit may."""
+        if not self.is_cancellation(cancellation):
+            return False
+        if self._is_trio:
+            return True
+        before, self._requests = self._requests, min(self._requests, self.task.cancelling())
+        return self._requests < before
 
     def is_here(self) -> bool:
         """Tell whether this still runs as a step of the task that it guards."""
-        return _current_task() is self._task
+        return _current_task() is self.task
+
+    def is_suspended(self) -> bool:
+        """Tell whether the loop has stopped under the unwind, which will not go on by itself.
+
+        That is so if no other thread can be running the loop, and this one is not.
+        """
+        if self._is_trio or (self.thread.is_alive() and self.thread is not _this_thread()):
+            return False
+        return current_home() is not self.home
+
+    def go_on(self, done: Future[None]) -> None:
+        """End a suspended unwind: run its loop on, or else close its coroutine."""
+        if not self.home.is_closed() and current_home() is None:
+            _run_to_end(self.home, wait(done))
+        else:
+            stop(self.task)
+
+
+_this_thread = threading.current_thread
+
+
+def stop(task: asyncio.Task[Any]) -> None:
+    """Close the coroutine of a task whose loop will not run it again.
+
+    An unwind in it ends its books, and leaves what has not run to the next trigger.
+    """
+    coroutine: Any = task.get_coro()
+    with suppress(Exception):
+        coroutine.close()
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
+    """Run the loop until the awaitable is done, also when something breaks out of it once.
+
+    A KeyboardInterrupt or a task's SystemExit does, or a call of `loop.stop()`. What is
+    suspended then would be overtaken, or never end: so go on first, and raise it then.
+    """
+    future = sys.modules["asyncio"].ensure_future(awaitable, loop=loop)
+    try:
+        return loop.run_until_complete(future)
+    except BaseException:
+        if not future.done():
+            loop.run_until_complete(future)
+        raise
 
 
 def _current_task() -> Any:
@@ -126,7 +193,12 @@ async def wait(future: Future[None]) -> None:
     event = anyio.Event()
     home = current_home()
     wake = home.run_sync_soon if _is_trio(home) else home.call_soon_threadsafe
-    future.add_done_callback(lambda _: wake(event.set))
+
+    def resolved(_: Future[None]) -> None:
+        with suppress(RuntimeError):  # its loop has gone, and whoever waited with it
+            wake(event.set)
+
+    future.add_done_callback(resolved)
     await event.wait()
 
 
@@ -201,8 +273,9 @@ class HomeRunner:
     for where the interpreter has shut down the ordinary ones.
     """
 
-    def __init__(self, executor: Callable[[], Executor] | None = None) -> None:
-        self._executor = executor
+    def __init__(self, executor: Callable[[], ThreadPoolExecutor] | None = None) -> None:
+        self._make_executor = executor
+        self._executor: ThreadPoolExecutor | None = None
         self._fresh: asyncio.Runner | None = None
 
     def run(self, awaitable: Any, home: Any) -> Any:
@@ -211,49 +284,68 @@ class HomeRunner:
         if current_home() is not None:
             raise CannotAwaitError
         if home is None:
+            # A loop_factory keeps the Runner from touching set_event_loop, which belongs
+            # to the program.
+            if self._fresh is None:
+                self._fresh = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             runner = self._fresh
-            if runner is None:
-                # A loop_factory keeps the Runner from touching set_event_loop, which
-                # belongs to the program.
-                runner = self._fresh = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-                if self._executor is not None:
-                    # Its threads are waited for one by one, and the thread that waits
-                    # for all cannot start at the end of 3.12.0 and 3.12.1.
-                    runner.get_loop().shutdown_default_executor = _no_shutdown  # type: ignore[method-assign]
         elif _is_closed(home):
             return _refuse_to_await(awaitable)
         else:
             # A Runner cancels on Ctrl-C and waits, where run_until_complete would leave
             # the callback suspended. It is never closed: the loop is not ours.
             runner = asyncio.Runner(loop_factory=lambda: home)
-        if self._executor is not None:
-            runner.get_loop().set_default_executor(self._executor())
-        return runner.run(_wait_for(awaitable))
+        loop = runner.get_loop()
+        if self._make_executor is not None:
+            self._executor = self._executor or self._make_executor()
+            loop.set_default_executor(self._executor)
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            return runner.run(_wait_for(awaitable, tasks))
+        except BaseException:
+            for task in tasks:
+                if not task.done():  # a second Ctrl-C, or the SystemExit of another task
+                    _run_to_end(loop, task)
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._fresh is not None:
-            self._fresh.close()
+        if self._fresh is None:
+            return
+        if self._executor is not None:
+            # The loop would wait for the executor in a thread, and none can start at the
+            # end of 3.12.0 and 3.12.1.
+            executor = self._executor
+            loop = self._fresh.get_loop()
+            loop.shutdown_default_executor = partial(_shut_down, executor)  # type: ignore[method-assign]
+        self._fresh.close()
 
 
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+async def _shut_down(executor: ThreadPoolExecutor, _timeout: float | None = None) -> None:
+    executor.shutdown(wait=True)
+
+
+async def _wait_for(awaitable: Awaitable[Any], tasks: list[asyncio.Task[Any]]) -> Any:
+    tasks.append(sys.modules["asyncio"].current_task())
     return await awaitable
 
 
-async def _no_shutdown(_timeout: float | None = None) -> None:
-    pass
+def tie(
+    loop: asyncio.AbstractEventLoop, hook: Hook, forget: Callable[[], object]
+) -> Callable[[], object]:
+    """Have `hook(loop)` awaited when the loop is torn down, before what it needs is gone.
 
-
-def tie(loop: asyncio.AbstractEventLoop, hook: Hook) -> None:
-    """Have `hook(loop)` awaited when the loop is torn down, before what it needs is gone."""
+    Calls `forget` when the loop is closed. Returns a function that takes the hook back.
+    """
     if _is_trio(loop):
-        return  # trio has no such hook: end its scopes in the run, with `async with`
+        return _nothing  # trio has no such hook: end its scopes in the run, with `async with`
     teardown = getattr(loop.close, "__self__", None)
     if not isinstance(teardown, _Teardown):
         teardown = _Teardown(loop)
-    teardown.hooks[hook] = None
+    teardown.hooks[hook] = forget
+    return partial(teardown.hooks.pop, hook, None)
 
 
 class _Teardown:
@@ -266,13 +358,11 @@ class _Teardown:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.hooks: dict[Hook, None] = {}
+        self.hooks: dict[Hook, Callable[[], object]] = {}
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._unwinds: list[Unwind] = []
-        # What is being handled already is not on its way out of this loop's teardown:
-        # think of `except KeyboardInterrupt: asyncio.run(clean_up())`.
-        self._handled = sys.exception()
+        self._handled = _handled()
         self._shutdown_asyncgens = loop.shutdown_asyncgens
         self._close = loop.close
         loop.shutdown_asyncgens = self.shutdown_asyncgens  # type: ignore[method-assign]
@@ -286,48 +376,76 @@ class _Teardown:
 
     async def _unwind(self) -> None:
         self._task = sys.modules["asyncio"].current_task()
-        while self.hooks:
-            hook, _ = self.hooks.popitem()
-            unwind = await hook(self._loop)
-            if unwind is not None:
-                self._unwinds.append(unwind)
+        ran = True
+        while ran:
+            ran = False
+            for hook in reversed(list(self.hooks)):
+                unwind = await hook(self._loop)
+                if unwind is not None:
+                    self._unwinds.append(unwind)
+                    ran = True
 
     def close(self) -> None:
         loop = self._loop
         if loop.is_running() or loop.is_closed():
             self._close()  # refuses the one, and takes the other in good part
             return
-        leaving = sys.exception()
-        if leaving is self._handled:
-            leaving = None
+        # What was being handled when the loop was tied is not on its way out of this call:
+        # think of `except KeyboardInterrupt: asyncio.run(clean_up())`. It has grown a
+        # longer traceback if it was raised on from there.
+        leaving = None if _handled() == self._handled else sys.exception()
         try:
             if self._task is not None and not self._task.done():
                 # A KeyboardInterrupt, say, broke out of run_until_complete: go on.
-                _run_until_complete(loop, self._task)
+                _run_in_a_free_thread(loop, self._task)
             if self.hooks:
-                _run_until_complete(loop, self._unwind())
+                _run_in_a_free_thread(loop, self._unwind())
         finally:
             self._untie()
             self._close()
+            if self._task is not None and not self._task.done():
+                stop(self._task)
         error = leaving
         for unwind in self._unwinds:
-            error = unwind.verdict(unwind.leaving or error)
+            if error is None or isinstance(error, Exception):
+                error = unwind.leaving or error
+            error = unwind.verdict(error)
         if error is not None and error is not leaving:
             reraise(error)
 
     def _untie(self) -> None:
         # Breaks the cycle with the loop; whatever somebody else has put on top stays.
+        while self.hooks:
+            _, forget = self.hooks.popitem()
+            forget()
+        self._handled = None
         if self._loop.close == self.close:
             del self._loop.close
         if self._loop.shutdown_asyncgens == self.shutdown_asyncgens:
             del self._loop.shutdown_asyncgens
 
 
-def _run_until_complete(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[None]) -> None:
+def _handled() -> tuple[BaseException, TracebackType | None] | None:
+    exception = sys.exception()
+    return None if exception is None else (exception, exception.__traceback__)
+
+
+def _run_in_a_free_thread(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[None]) -> None:
+    """Run the loop in this thread, or if another one runs here, in a thread of its own."""
     if current_home() is None:
-        loop.run_until_complete(awaitable)
+        _run_to_end(loop, awaitable)
         return
-    # Another loop runs in this thread, and asyncio allows one a thread.
-    thread = threading.Thread(target=loop.run_until_complete, args=(awaitable,))
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _run_to_end(loop, awaitable)
+        except BaseException as exc:
+            errors.append(exc)
+
+    # With this context: a callback that closes a loop is still inside its unwind.
+    thread = threading.Thread(target=copy_context().run, args=(run,))
     thread.start()
     thread.join()
+    for error in errors:
+        reraise(error)

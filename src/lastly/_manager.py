@@ -6,8 +6,9 @@ Joins the modules below it; nothing but _run and __init__ may import it.
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from contextvars import ContextVar
+from functools import partial
 from types import MethodType
 
 from . import _interpreter, _loops
@@ -68,11 +69,9 @@ class ShutdownManager:
         self.name: str | None = checked_name(name)
         self._errors: Errors = checked_errors(errors)
         self._stack = Stack()
-        self._is_hooked = False
-        self._tied: set[object] = set()
+        self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
         self._last_report: Report | None = None
-        # Holds the unwind in progress. dict.setdefault is atomic (see Stack), hence no
-        # lock that a signal handler or a forked child could find taken.
+        # Holds the unwind in progress. dict.setdefault is atomic (see Stack): no lock.
         self._current: dict[None, Unwind] = {}
 
     def __repr__(self) -> str:
@@ -171,8 +170,9 @@ class ShutdownManager:
         >>> manager.close()
         """
         enter, exit_ = context_methods(cm, "enter_context", "__enter__", "__exit__")
+        frame, name = _caller(), _name_of(cm)
         value: T = enter(cm)
-        self._push_exit(cm, exit_, _caller())
+        self._push_exit(MethodType(exit_, cm), name, frame)
         return value
 
     async def enter_async_context(self, acm: AbstractAsyncContextManager[T], /) -> T:
@@ -193,9 +193,9 @@ class ShutdownManager:
         7
         """
         enter, exit_ = context_methods(acm, "enter_async_context", "__aenter__", "__aexit__")
-        frame = _caller()
+        frame, name = _caller(), _name_of(acm)
         value: T = await enter(acm)
-        self._push_exit(acm, exit_, frame)
+        self._push_exit(MethodType(exit_, acm), name, frame)
         return value
 
     def pending(self) -> tuple[Registration, ...]:
@@ -206,15 +206,16 @@ class ShutdownManager:
         """
         return self._stack.newest_first()
 
-    def _push_exit(self, cm: object, exit_: Callable[..., object], frame: FrameType) -> None:
+    def _push_exit(self, exit_: Callable[..., object], name: str, frame: FrameType) -> None:
+        inside = _inside.get()
         self._push(
             "enter_context",
-            MethodType(exit_, cm),
+            exit_,
             (),
             frame=frame,
-            # @contextmanager hides the function that the user wrote behind its generator.
-            name=qualified_name(getattr(cm, "gen", type(cm))),
+            name=name,
             takes_exception=True,
+            shield=inside[-1].guard.scope if inside else None,
         )
 
     def _push(
@@ -227,6 +228,7 @@ class ShutdownManager:
         frame: FrameType,
         name: str | None = None,
         takes_exception: bool = False,
+        shield: object | None = None,
     ) -> Registration:
         check_callback(verb, func)
         home = _loops.current_home()
@@ -239,20 +241,20 @@ class ShutdownManager:
             home=home,
             discard=self._discard,
             takes_exception=takes_exception,
+            shield=shield,
         )
         self._stack.push(registration)
-        # After the push: whoever empties the stack meanwhile has either seen this
-        # registration, or lowered the flags before they are read here.
-        self._hook()
-        if home is not None and home not in self._tied:
-            self._tied.add(home)
-            _loops.tie(home, self._tear_down)
+        # After the push, so that whoever finds the stack empty and lets go meanwhile either
+        # does so before this, or sees the registration and comes here himself.
+        self._hold_on(registration)
         return registration
 
-    def _hook(self) -> None:
-        if not self._is_hooked:
-            self._is_hooked = True
-            _interpreter.call_at_exit(self._exit_interpreter)
+    def _hold_on(self, registration: Registration) -> None:
+        home: Any = registration._home
+        _interpreter.call_at_exit(self._exit_interpreter)
+        if home is not None and home not in self._tied:
+            forget = partial(self._tied.pop, home, None)
+            self._tied[home] = _loops.tie(home, self._tear_down, forget)
 
     def _discard(self, registration: Registration) -> bool:
         if not self._stack.discard(registration):
@@ -261,18 +263,16 @@ class ShutdownManager:
         return True
 
     def _let_go_if_empty(self) -> None:
-        # An empty manager must not be kept alive by the hook at interpreter exit, nor
-        # keep alive loops that it has nothing for.
+        # An empty manager must not be kept alive by the hook at interpreter exit or by the
+        # loops that it was tied to, nor keep them alive.
         if self._stack:
             return
-        self._is_hooked = False
         _interpreter.forget(self._exit_interpreter)
-        self._tied.clear()
-        if self._stack:
-            # Another thread has registered meanwhile, and may have hooked in just before
-            # the hook was forgotten here: hook in whatever the flag says.
-            self._is_hooked = False
-            self._hook()
+        while self._tied:
+            _, untie = self._tied.popitem()
+            untie()
+        for registration in self.pending():  # another thread has registered meanwhile
+            self._hold_on(registration)
 
     # -- settings ---------------------------------------------------------------------
 
@@ -369,42 +369,58 @@ class ShutdownManager:
     def _close(self, unwind: Unwind, executor: Callable[[], Any] | None = None) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
         leaving = unwind.leaving
-        while (current := self._begin(unwind)) is not None:
-            if current is unwind:
-                self._run_sync(unwind, executor)
-                return _come_out(unwind, unwind.leaving, leaving)
-            if _loops.current_home() is not None:
-                unwind.error = _use_aclose("wait for the unwind that is in progress")
-                return _come_out(unwind, leaving, leaving)
-            current.done.result()
-            if current.complete and current.home is None:
-                return _come_out(current, leaving, leaving)
-        return None
+        with _Turn(self, unwind):
+            whose = self._run_or_join(unwind, executor)
+        return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
 
     async def _aclose(self, unwind: Unwind) -> bool | None:
         leaving = unwind.leaving
-        while (current := self._begin(unwind)) is not None:
-            if current is unwind:
-                await self._run_async(unwind, self._stack.pop)
-                return _come_out(unwind, unwind.leaving, leaving)
-            await _loops.wait(current.done)
-            if current.complete and current.home is None:
-                return _come_out(current, leaving, leaving)
-        return None
+        with _Turn(self, unwind):
+            whose = await self._run_or_join_async(unwind)
+        return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
 
     async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
-        self._tied.discard(loop)
+        if not self._stack.holds(loop):
+            return None
         unwind = Unwind(Reason("loop teardown"), home=loop)
-        while (current := self._begin(unwind)) is not None:
-            if current is unwind:
-                await self._run_async(unwind, self._stack.popper(loop))
-                return unwind
-            await _loops.wait(current.done)
-        return None
+        with _Turn(self, unwind):
+            # Inside an unwind of this manager it does not wait for that one to end, nor can
+            # it leave the loop's registrations to it: the loop will be closed by then.
+            while (current := self._begin(unwind)) is not None and current is not unwind:
+                await _wait(current)
+            await drive(unwind, self._stack.popper(loop), _loops.call_at_home, _loops.Guard())
+        return unwind
 
     def _exit_interpreter(self) -> None:
-        self._is_hooked = False
         self._close(Unwind(Reason("interpreter exit")), _interpreter.executor)
+
+    def _run_or_join(self, unwind: Unwind, executor: Callable[[], Any] | None) -> Unwind:
+        """Return the unwind whose result is the caller's."""
+        while (current := self._begin(unwind)) is not None:
+            if current is unwind:
+                unwind.error = self._refusal()
+                if unwind.error is None:
+                    with _loops.HomeRunner(executor) as runner:
+                        drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
+                return unwind
+            if _loops.current_home() is not None:
+                unwind.error = _use_aclose("wait for the unwind that is in progress")
+                return unwind
+            if not _went_on(current):
+                current.done.result()
+            if current.complete and current.home is None:
+                return current
+        return unwind
+
+    async def _run_or_join_async(self, unwind: Unwind) -> Unwind:
+        while (current := self._begin(unwind)) is not None:
+            if current is unwind:
+                await drive(unwind, self._stack.pop, _loops.call_at_home, _loops.Guard())
+                return unwind
+            await _wait(current)
+            if current.complete and current.home is None:
+                return current
+        return unwind
 
     def _begin(self, unwind: Unwind) -> Unwind | None:
         """Return this unwind if it may run now, or else the one in progress to wait for.
@@ -417,28 +433,22 @@ class ShutdownManager:
             if not self._stack:
                 return None
             current = self._current.setdefault(None, unwind)
-        return None if current in _inside.get() else current
+        if current is not unwind and current in _inside.get():
+            return None
+        return current
 
     def _end(self, unwind: Unwind) -> None:
-        report = unwind.close_books(self._errors)
-        if report.outcomes:
-            self._last_report = report
-        if unwind.postponed is not None:
-            self._stack.push(unwind.postponed)
-        del self._current[None]
-        self._let_go_if_empty()
-        unwind.done.set_result(None)
-
-    def _run_sync(self, unwind: Unwind, executor: Callable[[], Any] | None) -> None:
-        token = _inside.set((*_inside.get(), unwind))
         try:
-            unwind.error = self._refusal()
-            if unwind.error is None:
-                with _loops.HomeRunner(executor) as runner:
-                    drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
+            report = unwind.close_books(self._errors)
+            if report.outcomes:
+                self._last_report = report
+            if unwind.postponed is not None:
+                self._stack.push(unwind.postponed)
         finally:
-            self._end(unwind)
-            _inside.reset(token)
+            if self._current.get(None) is unwind:
+                del self._current[None]
+            self._let_go_if_empty()
+            unwind.done.set_result(None)
 
     def _refusal(self) -> RuntimeError | None:
         if _loops.current_home() is not None:
@@ -447,15 +457,41 @@ class ShutdownManager:
                     return _use_aclose(f"await {registration.name} ({registration.origin})")
         return None
 
-    async def _run_async(self, unwind: Unwind, pop: Callable[[], Registration | None]) -> None:
-        token = _inside.set((*_inside.get(), unwind))
-        try:
-            guard = _loops.Guard(unwind.leaving)
-            await drive(unwind, pop, _loops.call_at_home, guard)
-        finally:
-            self._end(unwind)
-            with suppress(ValueError):  # closed from outside its task, hence its context
-                _inside.reset(token)
+
+class _Turn:
+    """Mark what runs inside of an unwind, and end the unwind whatever happens.
+
+    Entered before the manager is asked for its turn: a Ctrl-C between the two must not
+    leave the manager waiting for an unwind that nobody drives.
+    """
+
+    __slots__ = ("_manager", "_token", "_unwind")
+
+    def __init__(self, manager: ShutdownManager, unwind: Unwind) -> None:
+        self._manager = manager
+        self._unwind = unwind
+
+    def __enter__(self) -> None:
+        self._token = _inside.set((*_inside.get(), self._unwind))
+
+    def __exit__(self, *exc: object) -> None:
+        self._manager._end(self._unwind)
+        with suppress(ValueError):  # closed from outside its task, hence its context
+            _inside.reset(self._token)
+
+
+def _went_on(current: Unwind) -> bool:
+    """End an unwind whose loop has stopped under it; return whether it was one."""
+    guard = current.guard
+    if not isinstance(guard, _loops.Guard) or not guard.is_suspended():
+        return False
+    guard.go_on(current.done)
+    return True
+
+
+async def _wait(current: Unwind) -> None:
+    if not _went_on(current):
+        await _loops.wait(current.done)
 
 
 class _Lifespan:
@@ -483,6 +519,12 @@ def _caller() -> FrameType:
         return sys._getframe(2)
     except ValueError:  # atexit, say, has called the method straight from C
         return sys._getframe(1)
+
+
+def _name_of(cm: object) -> str:
+    # @contextmanager hides the function that the user wrote behind its generator.
+    hides = isinstance(cm, ContextDecorator | AsyncContextDecorator)
+    return qualified_name(getattr(cm, "gen", type(cm)) if hides else type(cm))
 
 
 def _come_out(

@@ -6,6 +6,7 @@ will it. May import _outcome only.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
 from types import CoroutineType, GeneratorType
 
@@ -42,6 +43,7 @@ class Registration:
         "_kwargs",
         "_name",
         "_place",
+        "_shield",
         "_status",
         "_takes_exception",
     )
@@ -57,6 +59,7 @@ class Registration:
         home: object | None,
         discard: Callable[[Registration], bool],
         takes_exception: bool = False,
+        shield: object | None = None,
     ) -> None:
         self._func = func
         self._args = args
@@ -66,6 +69,8 @@ class Registration:
         self._home = home
         self._discard = discard
         self._takes_exception = takes_exception
+        # The shield that was up when a context manager was entered inside an unwind.
+        self._shield = shield
         self._status = Status.PENDING
 
     @property
@@ -95,7 +100,7 @@ class Registration:
         May be called from any thread, as often as one likes.
         """
         if self._discard(self):
-            self._status = Status.CANCELLED
+            finish(self, Status.CANCELLED)
         return self._status is Status.CANCELLED
 
     def __repr__(self) -> str:
@@ -115,7 +120,7 @@ def call(registration: Registration, leaving: BaseException | None) -> Any:
 
 
 def finish(registration: Registration, status: Status) -> None:
-    """Record how the run ended and let go of the callback, which may own much."""
+    """Record how it ended and let go of the callback, which may own much."""
     registration._name = registration.name
     registration._status = status
     registration._func = _already_run
@@ -125,15 +130,28 @@ def finish(registration: Registration, status: Status) -> None:
 
 def postpone(registration: Registration, awaitable: object) -> None:
     """Make the registration pending again: its callback was called, the result is not awaited."""
-    registration._name = registration.name
     registration._status = Status.PENDING
-    registration._func = partial(_second, awaitable)
+    registration._name = registration.name
+    registration._func = _Postponed(registration._func, awaitable)
     registration._args = ()
     registration._kwargs = None
 
 
-def _second(awaitable: object, *_: object) -> object:
-    return awaitable
+class _Postponed:
+    """Stand in for a callback that was called: equal to it, for `unregister`."""
+
+    def __init__(self, func: object, awaitable: object) -> None:
+        self._func = func
+        self._awaitable = awaitable
+
+    def __call__(self, *_: object) -> object:
+        return self._awaitable
+
+    def __eq__(self, other: object) -> bool:
+        return self._func == other
+
+    def __hash__(self) -> int:
+        return hash(self._func)
 
 
 def _already_run() -> None:
@@ -149,9 +167,12 @@ def is_awaitable(result: object) -> bool:
     )
 
 
-def dispose(awaitable: Any) -> None:
-    """Close what nobody will await, if it can be closed: a coroutine would warn otherwise."""
-    if hasattr(awaitable, "close"):
+def dispose(awaitable: object) -> None:
+    """Close a coroutine that nobody will await, or it would warn of that.
+
+    Only a coroutine: another awaitable's `close` is not ours to call.
+    """
+    if isinstance(awaitable, Coroutine | GeneratorType):
         awaitable.close()
 
 

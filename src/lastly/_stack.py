@@ -5,33 +5,39 @@ Thread-safe without a lock: see Stack. May import _registration only.
 
 from __future__ import annotations
 
+from itertools import count
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._registration import Registration
 
+_count = count()  # one for all stacks; next() is atomic, += on an attribute is not
+
 
 class Stack:
     """Keep registrations in one last-in-first-out order.
 
-    A dict is an ordered set whose single operations (`d[k] = v`, `pop`, `popitem`,
+    A dict is an ordered set whose single operations (`d[k] = v`, `del`, `popitem`,
     `list(d)`) are atomic in CPython: by the GIL, or by the dict's own lock in a
     free-threaded build. Whoever takes a registration out of it owns it, which is all
-    that R3 needs; and with no lock of ours a signal handler, a finalizer or a forked
-    child that comes here in the middle of an operation can never deadlock.
+    that R3 needs; and there is no lock of ours that a signal handler or a finalizer could
+    find taken by the very thread that it interrupts.
     """
 
-    __slots__ = ("_registrations",)
+    __slots__ = ("_pushes", "_registrations")
 
     def __init__(self) -> None:
         self._registrations: dict[Registration, None] = {}
+        self._pushes = 0
 
     def __bool__(self) -> bool:
         return bool(self._registrations)
 
     def push(self, registration: Registration) -> None:
         self._registrations[registration] = None
+        self._pushes = next(_count)  # afterwards: who sees the number, sees the registration
 
     def pop(self) -> Registration | None:
         """Take the newest registration."""
@@ -58,21 +64,24 @@ class Stack:
         """
         return tuple(r for r in list(self._registrations) if r._func is func or r._func == func)
 
+    def holds(self, home: object) -> bool:
+        """Tell whether a registration of this home is there."""
+        return any(registration._home is home for registration in list(self._registrations))
+
     def popper(self, home: object) -> Callable[[], Registration | None]:
         """Return a function that takes the newest registration of one home.
 
-        It walks a list of its own, made anew only when something was pushed, because
-        a search from the top for each would be quadratic under others' registrations.
+        It walks a list of its own, made anew only when something was pushed: to search
+        from the top for each one would be quadratic.
         """
         mine: list[Registration] = []
-        seen_top: Registration | None = None
+        seen = -1
 
         def pop() -> Registration | None:
-            nonlocal mine, seen_top
-            top = self._newest()
-            if top is not seen_top and not (mine and top is mine[-1]):
+            nonlocal mine, seen
+            if seen != self._pushes:
+                seen = self._pushes
                 mine = [r for r in list(self._registrations) if r._home is home]
-                seen_top = top
             while mine:
                 registration = mine.pop()
                 if self.discard(registration):
@@ -80,10 +89,3 @@ class Stack:
             return None
 
         return pop
-
-    def _newest(self) -> Registration | None:
-        while True:
-            try:
-                return next(reversed(self._registrations), None)
-            except RuntimeError:  # another thread changed it between the two calls
-                continue

@@ -17,7 +17,6 @@ from ._registration import finish, is_awaitable, postpone
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import TracebackType
     from typing import Any, NoReturn, Protocol
 
     from ._outcome import Reason
@@ -28,9 +27,13 @@ if TYPE_CHECKING:
     class Guard(Protocol):
         """What an async driver needs from the loop that it runs on."""
 
+        @property
+        def scope(self) -> object | None: ...
         def shield(self) -> None: ...
         def unshield(self) -> None: ...
-        def interrupted(self, exception: BaseException) -> bool: ...
+        def is_cancellation(self, exception: BaseException, /) -> bool: ...
+        def interrupted(self, exception: BaseException, /) -> bool: ...
+        def consumed(self, cancellation: BaseException, /) -> bool: ...
         def is_here(self) -> bool: ...
 
 
@@ -43,12 +46,28 @@ class CannotAwaitError(RuntimeError):
     """Tell the generator that its driver cannot await what it was given."""
 
 
+class _NoGuard:
+    """Stand in where no task unwinds: there is no scope around it and no cancellation."""
+
+    scope = None
+
+    def shield(self) -> None: ...
+    def unshield(self) -> None: ...
+    def is_here(self) -> bool:
+        return True
+
+    def is_cancellation(self, _: BaseException, /) -> bool:
+        return False
+
+    interrupted = consumed = is_cancellation
+
+
 class Unwind:
     """Hold the state of one unwind; `steps` is the loop, the drivers are below.
 
     `home` is None for an unwind of the whole manager. `leaving` is the exception that
-    is on its way out of the scope around the unwind. `done` resolves, always to None,
-    once the books are closed.
+    is on its way out of the scope around the unwind. `guard` is that of the async driver.
+    `done` resolves, always to None, once the books are closed.
     """
 
     def __init__(
@@ -57,12 +76,13 @@ class Unwind:
         self.reason = reason
         self.home = home
         self.leaving = leaving
+        self.guard: Guard = _NoGuard()
         self.error: BaseException | None = None
         self.report: Report | None = None
         self.postponed: Registration | None = None
         self.complete = False
         self.done: Future[None] = Future()
-        self._abandoned = False
+        self._stopping = False
         self._outcomes: list[Outcome] = []
         self._failures: list[Outcome] = []
         self._started = perf_counter()
@@ -71,38 +91,54 @@ class Unwind:
         self,
         pop: Callable[[], Registration | None],
         call: Callable[[Registration, BaseException | None], Any],
-        guard: Guard | None,
     ) -> Steps:
         """Run registrations until `pop` has no more, whatever they raise (R2, R9)."""
+        guard = self.guard
         while (registration := pop()) is not None:
             registration._status = Status.RUNNING
             start = perf_counter()
-            status, exception, result = Status.OK, None, None
+            result = exception = None
             try:
-                if registration._takes_exception and guard is not None:
-                    guard.unshield()  # R8: it may hold a cancel scope open around ours
+                # R8: cancel scopes nest, and a context manager that was entered before
+                # the shield went up may hold one open around it.
+                if registration._takes_exception and registration._shield is not guard.scope:
+                    guard.unshield()
                 result = call(registration, self.leaving)
                 if result is not None and is_awaitable(result):
                     result = yield registration, result
-                if registration._takes_exception and result:
-                    self.leaving = None  # as `with` does when an exit returns true
             except CannotAwaitError:
                 postpone(registration, result)
                 self.postponed = registration
                 return
             except BaseException as exc:
-                interrupted = self._abandoned or (guard is not None and guard.interrupted(exc))
-                if not self._is_passed_on(registration, exc, interrupted):
-                    status = Status.INTERRUPTED if interrupted else Status.FAILED
-                    exception = exc
-            self._record(registration, status, start, exception)
-            if self._abandoned:
+                exception = exc
+            interrupted = exception is not None and (self._stopping or guard.interrupted(exception))
+            if registration._takes_exception and self.leaving is not None:
+                exception = self._after_exit(self.leaving, result, exception)
+            self._record(registration, start, exception, interrupted)
+            if self._stopping:
                 return
         self.complete = True
 
-    def abandon(self) -> None:
+    def stop(self) -> None:
         """Make the generator stop at the exception that it is thrown next."""
-        self._abandoned = True
+        self._stopping = True
+
+    def _after_exit(
+        self, told: BaseException, result: object, exception: BaseException | None
+    ) -> BaseException | None:
+        """Apply what a context manager's exit did with what it was told, as `with` does."""
+        is_cancellation = self.guard.is_cancellation
+        consumed = self.guard.consumed(told)
+        if exception is None:
+            if result:
+                self.leaving = None
+            return None
+        if exception is told or (is_cancellation(told) and is_cancellation(exception)):
+            return None  # not handled, and raised instead of returning false: no failure
+        if consumed:
+            self.leaving = None  # a cancellation of its own, which was its way to fail
+        return exception
 
     def close_books(self, errors: str) -> Report:
         """Settle the report and which exception comes out, under the manager's `errors`."""
@@ -137,31 +173,24 @@ class Unwind:
                 )
                 _add_note(leaving, failed, self._failures)
             elif self.error is not None:  # close() was refused
-                leaving.add_note(f"lastly: {self.error}")
+                _add_note(leaving, str(self.error), [])
             return leaving
         if self.error is None or leaving is None:
             return self.error or leaving
         _chain(self.error, leaving)
         return self.error
 
-    def _is_passed_on(
-        self, registration: Registration, exception: BaseException, interrupted: bool
-    ) -> bool:
-        # An exit that raises what it was told, or a fresh copy of the cancellation that
-        # it was told, has not failed: both are ways of saying "not handled".
-        if not registration._takes_exception or self.leaving is None:
-            return False
-        return exception is self.leaving or (
-            interrupted and isinstance(exception, type(self.leaving))
-        )
-
     def _record(
         self,
         registration: Registration,
-        status: Status,
         start: float,
         exception: BaseException | None,
+        interrupted: bool,
     ) -> None:
+        if exception is None:
+            status = Status.OK
+        else:
+            status = Status.INTERRUPTED if interrupted else Status.FAILED
         finish(registration, status)
         outcome = Outcome(
             registration.name,
@@ -174,15 +203,19 @@ class Unwind:
         self._outcomes.append(outcome)
         if exception is None:
             return
-        exception.__traceback__ = _without_machinery(exception.__traceback__)
-        _log(outcome, exception)
-        if status is Status.FAILED:
+        if interrupted:
+            self._let_go_on(exception)
+        else:
             self._failures.append(outcome)
-        elif self.leaving is None or isinstance(self.leaving, Exception):
-            # A cancellation from outside goes on when all have run (R18), unless
-            # something of its rank is on its way out already.
-            if self.leaving is not None:
-                _chain(exception, self.leaving)
+        try:
+            _log(outcome, exception)
+        except BaseException as exc:  # Ctrl-C inside a log handler, say
+            self._let_go_on(exc)
+
+    def _let_go_on(self, exception: BaseException) -> None:
+        # R18: what comes from outside goes on when all have run, unless something of its
+        # rank is on its way out already.
+        if self.leaving is None or isinstance(self.leaving, Exception):
             self.leaving = exception
 
 
@@ -193,7 +226,8 @@ async def drive(
     guard: Guard,
 ) -> None:
     """Run the unwind in the current task of the running loop."""
-    steps = unwind.steps(pop, call, guard)
+    unwind.guard = guard
+    steps = unwind.steps(pop, call)
     try:
         registration, awaitable = next(steps)
         while True:
@@ -207,7 +241,7 @@ async def drive(
                 if isinstance(exc, GeneratorExit) and not guard.is_here():
                     # Not the callback's: this coroutine is being closed from outside its
                     # task, and may not await again. What has not run stays on the stack.
-                    unwind.abandon()
+                    unwind.stop()
             registration, awaitable = _resume(steps, result, error)
     except StopIteration:
         pass
@@ -223,7 +257,7 @@ def drive_sync(
     run: Callable[[Any, object | None], object],
 ) -> None:
     """Run the unwind with no loop running; `run` runs an awaitable on a loop of its home."""
-    steps = unwind.steps(pop, call, None)
+    steps = unwind.steps(pop, call)
     try:
         registration, awaitable = next(steps)
         while True:
@@ -254,7 +288,8 @@ def reraise(exception: BaseException) -> NoReturn:
     try:
         raise exception
     finally:
-        exception.__context__ = context
+        with suppress(Exception):  # a frozen dataclass keeps what it has
+            exception.__context__ = context
         del exception, context  # the traceback holds this frame: make no cycle
 
 
@@ -269,24 +304,22 @@ def _chain(exception: BaseException, context: BaseException) -> None:
     while id(last) not in chain:  # else it is linked already, and a link makes a cycle
         chain.add(id(last))
         if last.__context__ is None:
-            last.__context__ = context
+            with suppress(Exception):  # see reraise
+                last.__context__ = context
             return
         last = last.__context__
 
 
-def _without_machinery(traceback: TracebackType | None) -> TracebackType | None:
-    """Let a traceback begin where the user's code does, if it comes to that at all."""
-    begin = traceback
+def _log(outcome: Outcome, exception: BaseException) -> None:
+    # The traceback begins where the user's code does, if it comes to that at all.
+    begin = exception.__traceback__
     while begin is not None and begin.tb_frame.f_globals.get("__package__") in _MACHINERY:
         begin = begin.tb_next
-    return begin or traceback
-
-
-def _log(outcome: Outcome, exception: BaseException) -> None:
     told = f"callback {outcome.name} ({outcome.origin}) {outcome.status}"
     # R10: a handler that raises is not worth the callbacks that have yet to run, and the
     # failure itself is in the report.
     with suppress(Exception):
+        exception.with_traceback(begin or exception.__traceback__)
         if isinstance(exception, SystemExit):
             # atexit's rule: it was asked for, and is no error to print.
             logger.info("%s: %s", told, describe(exception))
@@ -299,6 +332,6 @@ def _count(things: list[Outcome], noun: str) -> str:
 
 
 def _add_note(exception: BaseException, lead: str, failures: list[Outcome]) -> None:
-    # An exception whose __notes__ is not a list keeps it; the log has the rest.
-    with suppress(TypeError):
-        exception.add_note(f"lastly: {lead}: " + "; ".join(map(str, failures)))
+    # A frozen exception, or one whose __notes__ is no list, goes without; the log has all.
+    with suppress(Exception):
+        exception.add_note(": ".join(["lastly", lead, "; ".join(map(str, failures))]).rstrip(": "))
