@@ -161,6 +161,7 @@ def stop(task: asyncio.Task[Any]) -> None:
     coroutine: Any = task.get_coro()
     with suppress(Exception):
         coroutine.close()
+        task.cancel()  # nobody shall wait for it, if its loop does run again
 
 
 def _run_to_end(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
@@ -169,13 +170,24 @@ def _run_to_end(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> A
     A KeyboardInterrupt or a task's SystemExit does, or a call of `loop.stop()`. What is
     suspended then would be overtaken, or never end: so go on first, and raise it then.
     """
-    future = sys.modules["asyncio"].ensure_future(awaitable, loop=loop)
+    task = sys.modules["asyncio"].ensure_future(awaitable, loop=loop)
     try:
-        return loop.run_until_complete(future)
-    except BaseException:
-        if not future.done():
-            loop.run_until_complete(future)
+        return loop.run_until_complete(task)
+    except BaseException as exc:
+        _go_on(loop, task, exc)
         raise
+
+
+def _go_on(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], broke_out: BaseException | None
+) -> None:
+    coroutine: Any = task.get_coro()
+    if isinstance(broke_out, KeyboardInterrupt) and coroutine.cr_await is not None:
+        # As asyncio.run does: it is meant for what hangs. A task that has not begun does
+        # not, and would never begin.
+        task.cancel()
+    with suppress(sys.modules["asyncio"].CancelledError):
+        loop.run_until_complete(task)
 
 
 def _current_task() -> Any:
@@ -305,7 +317,7 @@ class HomeRunner:
         except BaseException:
             for task in tasks:
                 if not task.done():  # a second Ctrl-C, or the SystemExit of another task
-                    _run_to_end(loop, task)
+                    _go_on(loop, task, None)
             raise
 
     def __enter__(self) -> Self:
@@ -396,10 +408,10 @@ class _Teardown:
         leaving = None if _handled() == self._handled else sys.exception()
         try:
             if self._task is not None and not self._task.done():
-                # A KeyboardInterrupt, say, broke out of run_until_complete: go on.
-                _run_in_a_free_thread(loop, self._task)
+                # A KeyboardInterrupt, say, broke out of run_until_complete.
+                _in_a_free_thread(partial(_go_on, loop, self._task, leaving))
             if self.hooks:
-                _run_in_a_free_thread(loop, self._unwind())
+                _in_a_free_thread(partial(_run_to_end, loop, self._unwind()))
         finally:
             self._untie()
             self._close()
@@ -430,16 +442,16 @@ def _handled() -> tuple[BaseException, TracebackType | None] | None:
     return None if exception is None else (exception, exception.__traceback__)
 
 
-def _run_in_a_free_thread(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[None]) -> None:
-    """Run the loop in this thread, or if another one runs here, in a thread of its own."""
+def _in_a_free_thread(work: Callable[[], None]) -> None:
+    """Do what runs a loop in this thread, or if another loop runs here, in one of its own."""
     if current_home() is None:
-        _run_to_end(loop, awaitable)
+        work()
         return
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            _run_to_end(loop, awaitable)
+            work()
         except BaseException as exc:
             errors.append(exc)
 

@@ -13,7 +13,7 @@ from types import MethodType
 
 from . import _interpreter, _loops
 from ._checks import check_callback, checked_errors, checked_name, checked_reason, context_methods
-from ._outcome import Reason
+from ._outcome import Reason, Status
 from ._registration import Registration, looks_async, qualified_name
 from ._stack import Stack
 from ._unwind import Unwind, drive, drive_sync, reraise
@@ -259,6 +259,7 @@ class ShutdownManager:
     def _discard(self, registration: Registration) -> bool:
         if not self._stack.discard(registration):
             return False
+        registration._status = Status.CANCELLED
         self._let_go_if_empty()
         return True
 

@@ -100,6 +100,8 @@ class Registration:
         May be called from any thread, as often as one likes.
         """
         if self._discard(self):
+            if isinstance(self._func, _Postponed):
+                dispose(self._func.awaitable)
             finish(self, Status.CANCELLED)
         return self._status is Status.CANCELLED
 
@@ -142,10 +144,10 @@ class _Postponed:
 
     def __init__(self, func: object, awaitable: object) -> None:
         self._func = func
-        self._awaitable = awaitable
+        self.awaitable = awaitable
 
     def __call__(self, *_: object) -> object:
-        return self._awaitable
+        return self.awaitable
 
     def __eq__(self, other: object) -> bool:
         return self._func == other

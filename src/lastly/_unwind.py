@@ -25,15 +25,19 @@ if TYPE_CHECKING:
     Steps = Generator[tuple[Registration, Any], Any, None]
 
     class Guard(Protocol):
-        """What an async driver needs from the loop that it runs on."""
+        """What the generator needs from the task that unwinds."""
 
         @property
         def scope(self) -> object | None: ...
-        def shield(self) -> None: ...
         def unshield(self) -> None: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
         def interrupted(self, exception: BaseException, /) -> bool: ...
         def consumed(self, cancellation: BaseException, /) -> bool: ...
+
+    class TaskGuard(Guard, Protocol):
+        """What the async driver needs besides."""
+
+        def shield(self) -> None: ...
         def is_here(self) -> bool: ...
 
 
@@ -51,11 +55,7 @@ class _NoGuard:
 
     scope = None
 
-    def shield(self) -> None: ...
     def unshield(self) -> None: ...
-    def is_here(self) -> bool:
-        return True
-
     def is_cancellation(self, _: BaseException, /) -> bool:
         return False
 
@@ -223,7 +223,7 @@ async def drive(
     unwind: Unwind,
     pop: Callable[[], Registration | None],
     call: Callable[[Registration, BaseException | None], Any],
-    guard: Guard,
+    guard: TaskGuard,
 ) -> None:
     """Run the unwind in the current task of the running loop."""
     unwind.guard = guard

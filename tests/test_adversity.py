@@ -1,0 +1,792 @@
+"""Programs that make it hard: Ctrl-C, stopped loops, frozen exceptions, nested teardowns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import logging
+import signal
+import threading
+import types
+import warnings
+import weakref
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import lastly
+from lastly import _interpreter
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    number: int
+
+
+def fails(exception: BaseException) -> None:
+    raise exception
+
+
+# -- exits that make something of a cancellation --------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def anyio_tasks():
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_crash)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def asyncio_tasks():
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_crash())
+        yield
+
+
+@contextlib.asynccontextmanager
+async def anyio_timeout():
+    with anyio.fail_after(0):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def asyncio_timeout():
+    async with asyncio.timeout(0):
+        yield
+
+
+async def _crash() -> None:
+    raise ValueError("child")
+
+
+@pytest.mark.parametrize("form", [anyio_tasks, anyio_timeout, asyncio_tasks, asyncio_timeout])
+async def test_an_exit_turns_its_own_cancellation_into_the_real_error(
+    manager: lastly.ShutdownManager, form, anyio_backend
+) -> None:
+    """R8: a crashed child or a timeout comes out as itself, as with `async with`."""
+    if form in (asyncio_tasks, asyncio_timeout) and anyio_backend[0] == "trio":
+        return  # there is no asyncio in a trio run
+    with pytest.raises(TimeoutError if "timeout" in form.__name__ else ExceptionGroup):
+        async with manager:
+            await manager.enter_async_context(form())
+            await anyio.sleep_forever()
+    await anyio.lowlevel.checkpoint()  # the cancellation is used up
+    assert manager.last_report().failures
+
+
+async def test_a_child_that_crashes_during_the_unwind(manager: lastly.ShutdownManager) -> None:
+    """R8, R18: the exit that its crash interrupts and the one that reports it: the crash wins."""
+    crash = anyio.Event()
+
+    async def child() -> None:
+        await crash.wait()
+        raise ValueError("child")
+
+    class Hangs:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc: object) -> None:
+            crash.set()
+            await anyio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup):
+        async with manager:
+            tasks = await manager.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(child)
+            await manager.enter_async_context(Hangs())
+    assert [o.status for o in manager.last_report().outcomes] == ["interrupted", "failed"]
+
+
+async def test_an_exit_that_fails_does_not_replace_a_cancellation_from_outside(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R12: a cancellation that no exit took for its own goes on, whatever an exit raises."""
+
+    class Fails:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc: object) -> None:
+            raise ValueError("exit")
+
+    with anyio.CancelScope() as scope:
+        with contextlib.suppress(ValueError):  # trio: each exit may take it for its own
+            async with manager:
+                await manager.enter_async_context(Fails())
+                scope.cancel()
+                await anyio.sleep_forever()
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("errors", ["last", "log"])
+def test_a_trio_nursery_under_a_cancelled_scope(
+    manager: lastly.ShutdownManager, errors: str
+) -> None:
+    """R8, R18: a group of nothing but trio's Cancelled is that cancellation, and goes on."""
+    trio = pytest.importorskip("trio")
+    manager.configure(errors=errors)
+    after: list[str] = []
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with manager:
+                nursery = await manager.enter_async_context(trio.open_nursery())
+                nursery.start_soon(trio.sleep_forever)
+                scope.cancel()
+            after.append("the cancellation was swallowed")
+        assert scope.cancelled_caught
+
+    trio.run(main)
+    assert after == []
+
+
+async def test_a_task_group_entered_and_left_during_the_unwind(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R2, R8: what is entered under the shield leaves under it; what is older, outside of it."""
+    calls: list[str] = []
+
+    async def enters() -> None:
+        tasks = await manager.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(anyio.sleep, 0)
+        calls.append("entered")
+
+    async with manager:
+        manager.defer(calls.append, "bottom")
+        await manager.enter_async_context(anyio.create_task_group())
+        manager.register(enters)
+    assert calls == ["entered", "bottom"]
+    assert manager.last_report().ok
+
+
+# -- cancellations --------------------------------------------------------------------
+
+
+def test_a_cancellation_that_was_used_up_before(manager: lastly.ShutdownManager) -> None:
+    """R18: after a task has caught its cancellation, a callback's CancelledError is its own."""
+
+    async def stop_worker() -> None:
+        worker = asyncio.ensure_future(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        worker.cancel()
+        await worker
+
+    async def ends_when_cancelled() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        manager.defer(fails, ValueError("real failure"))
+        manager.register(stop_worker)
+        await manager.aclose()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(ends_when_cancelled())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(ValueError, match="real failure"):
+            await task
+
+    asyncio.run(main())
+    assert [o.status for o in manager.last_report().outcomes] == ["failed", "failed"]
+
+
+def test_two_cancellations_in_one_unwind(manager: lastly.ShutdownManager) -> None:
+    """R18: each request interrupts one callback, and none is taken for a failure."""
+
+    async def cancels_itself() -> None:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        manager.register(cancels_itself)
+        manager.register(cancels_itself)
+        with pytest.raises(asyncio.CancelledError):
+            await manager.aclose()
+        assert asyncio.current_task().uncancel() == 1
+        assert asyncio.current_task().uncancel() == 0
+
+    asyncio.run(main())
+    assert [o.status for o in manager.last_report().outcomes] == ["interrupted"] * 2
+
+
+def test_a_cancellation_in_the_teardown_keeps_the_exit_status(run_child) -> None:
+    """R12, R14: whoever cancels all tasks in the teardown does not replace sys.exit(7)."""
+    run_child(
+        """
+        import asyncio, lastly, sys
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            lastly.defer(print, "bottom")
+
+            @lastly.register
+            async def hangs():
+                loop.call_soon(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+                await asyncio.Event().wait()
+
+            sys.exit(7)
+
+        asyncio.run(main())
+        """,
+        expect=7,
+    )
+
+
+def test_what_main_handled_and_raised_again_is_on_its_way_out(run_child) -> None:
+    """R12, R14: registering inside `except SystemExit` does not make it somebody else's."""
+    run_child(
+        """
+        import asyncio, lastly, sys
+
+        def fails():
+            raise ValueError("cleanup")
+
+        async def main():
+            try:
+                sys.exit(7)
+            except SystemExit:
+                lastly.register(fails)
+                raise
+
+        asyncio.run(main())
+        """,
+        expect=7,
+    )
+
+
+# -- exceptions that resist -----------------------------------------------------------
+
+
+def test_frozen_exceptions(manager: lastly.ShutdownManager) -> None:
+    """R9, R11: exceptions that take neither note nor context come out, and wedge nothing."""
+    manager.defer(fails, Frozen(1))
+    with pytest.raises(Frozen) as caught:
+        manager.close()
+    assert caught.value == Frozen(1)
+    manager.defer(fails, Frozen(2))
+    manager.defer(fails, Frozen(3))
+    with pytest.raises(Frozen) as caught:
+        manager.close()
+    assert caught.value == Frozen(2)
+    with pytest.raises(Frozen) as caught, manager:
+        manager.defer(asyncio.run, _frozen())
+        raise ValueError("body")
+    assert caught.value == Frozen(4)
+
+
+async def _frozen() -> None:
+    raise Frozen(4)
+
+
+def test_books_that_cannot_be_closed_end_the_unwind(
+    manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R13: whatever goes wrong at the end of an unwind, the next one does not wait for it."""
+    monkeypatch.setattr(lastly._unwind, "Report", lambda *_: 1 / 0)
+    manager.defer(int)
+    with pytest.raises(ZeroDivisionError):
+        manager.close()
+    monkeypatch.undo()
+    manager.defer(int)
+    manager.close()
+    assert manager.last_report().ok
+
+
+def test_a_chain_that_ends_in_the_error_makes_no_cycle(manager: lastly.ShutdownManager) -> None:
+    """R12: the block's exception came of what the cleanup raises again: linked once, not twice."""
+    cause, body = KeyError("cause"), ValueError("body")
+    body.__context__ = cause
+    manager.configure(errors="last")
+
+    async def fails_elsewhere() -> None:
+        raise cause
+
+    with pytest.raises(KeyError), manager:
+        manager.register(fails_elsewhere)
+        raise body
+    seen: list[BaseException] = []
+    link: BaseException | None = cause
+    while link is not None:
+        assert link not in seen
+        seen.append(link)
+        link = link.__context__
+
+
+# -- Ctrl-C ---------------------------------------------------------------------------
+
+
+def test_ctrl_c_in_a_log_handler(manager: lastly.ShutdownManager) -> None:
+    """R9, R10: it is nobody's failure; the rest run, and then it goes on."""
+    calls: list[str] = []
+
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logging.getLogger("lastly").removeHandler(self)
+            raise KeyboardInterrupt
+
+    manager.defer(calls.append, "bottom")
+    manager.defer(fails, ValueError("one"))
+    logging.getLogger("lastly").addHandler(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        manager.close()
+    assert calls == ["bottom"]
+
+
+def test_ctrl_c_when_the_turn_was_just_taken(manager: lastly.ShutdownManager) -> None:
+    """R13: an unwind that is broken off before it began is not waited for."""
+
+    class Interrupting(dict):
+        def setdefault(self, *args: object) -> object:
+            super().setdefault(*args)
+            manager._current = {None: self[None]}
+            raise KeyboardInterrupt
+
+    calls: list[str] = []
+    manager.defer(calls.append, "callback")
+    manager._current = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        manager.close()
+    manager.close()
+    assert calls == ["callback"]
+
+
+CTRL_C = """
+import asyncio, os, signal, sys
+import lastly
+
+lastly.defer(print, "module level")
+
+def ctrl_c():
+    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+
+async def main():
+    lastly.defer(print, "bottom")
+
+    @lastly.register
+    async def hangs():
+        ctrl_c()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("hangs was cancelled")
+            if "twice" in sys.argv:
+                ctrl_c()
+                await asyncio.Event().wait()
+            raise
+"""
+
+
+@pytest.mark.parametrize("closing", ["asyncio.run(main())", "loop.close()"])
+@pytest.mark.parametrize("args", [(), ("twice",)])
+def test_ctrl_c_while_a_callback_hangs_in_the_teardown(run_child, closing: str, args) -> None:
+    """R9, R14, R16: once ends the callback, twice the teardown; the interpreter's own still run."""
+    source = CTRL_C
+    if closing == "loop.close()":
+        source += "\nloop = asyncio.new_event_loop()\nloop.run_until_complete(main())\n"
+    ended = run_child(source + "\n" + closing, *args, expect=-signal.SIGINT)
+    expected = ["hangs was cancelled", *([] if args else ["bottom"]), "module level"]
+    assert [line for line in ended.out if line != "bottom" or not args] == expected
+
+
+def test_ctrl_c_while_a_callback_hangs_in_close(run_child) -> None:
+    """R1, R9: once cancels the callback; twice, and it is still not overtaken by the next."""
+    ended = run_child(
+        """
+        import asyncio, os, signal, lastly
+
+        @lastly.register
+        async def bottom():
+            print("bottom")
+
+        @lastly.register
+        async def stubborn():
+            loop = asyncio.get_running_loop()
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+                loop.call_later(0.01, print, "still here")
+                await asyncio.sleep(0.02)
+                print("stubborn ends")
+
+        lastly.close()
+        """,
+        expect=-signal.SIGINT,
+    )
+    assert ended.out == ["still here", "stubborn ends", "bottom"]
+
+
+def test_a_subtasks_exit_does_not_let_the_next_overtake(manager: lastly.ShutdownManager) -> None:
+    """R1, R9: SystemExit in a task of a callback's breaks out of the loop, not of the order."""
+    calls: list[str] = []
+
+    async def exits() -> None:
+        raise SystemExit(3)
+
+    async def callback() -> None:
+        task = asyncio.ensure_future(exits())
+        with contextlib.suppress(SystemExit):
+            await task
+        await asyncio.sleep(0)
+        calls.append("callback ends")
+
+    async def bottom() -> None:
+        calls.append("bottom")
+
+    manager.register(bottom)
+    manager.register(callback)
+    with pytest.raises(SystemExit):
+        manager.close()
+    assert calls == ["callback ends", "bottom"]
+
+
+def test_the_exit_hook_tries_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R16: what Ctrl-C has broken off gets another chance, a bounded number of times."""
+    monkeypatch.setattr(_interpreter, "_callbacks", {})
+    calls: list[str] = []
+
+    def recovers() -> None:
+        calls.append("recovers")
+        if calls.count("recovers") == 1:
+            raise KeyboardInterrupt
+        _interpreter.forget(recovers)
+
+    def never() -> None:
+        calls.append("never")
+        raise KeyboardInterrupt
+
+    _interpreter.call_at_exit(never)
+    _interpreter.call_at_exit(recovers)
+    with pytest.raises(KeyboardInterrupt):
+        _interpreter.unwind_at_exit()
+    assert calls == ["recovers"] * 2 + ["never"] * 3
+
+
+# -- loops that stop under an unwind --------------------------------------------------
+
+
+def test_an_unwind_on_a_loop_that_stopped_is_ended_at_exit(run_child) -> None:
+    """R13, R16: the exit hook runs a stopped loop on instead of waiting for ever."""
+    ended = run_child(
+        """
+        import asyncio, lastly
+
+        lastly.defer(print, "module level")
+        loop = asyncio.new_event_loop()
+
+        async def main():
+            @lastly.register
+            async def slow():
+                await asyncio.sleep(0.01)
+                print("slow")
+
+        loop.run_until_complete(main())
+        task = loop.create_task(lastly.aclose())
+        loop.run_until_complete(asyncio.sleep(0))
+        print("main")
+        """
+    )
+    assert ended.out == ["main", "slow", "module level"]
+
+
+def test_an_unwind_on_a_stopped_loop_is_taken_over(manager: lastly.ShutdownManager) -> None:
+    """R13: where another loop runs, or the old one is closed, what it awaited is interrupted."""
+    calls: list[str] = []
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async def register() -> None:
+        manager.defer(calls.append, "bottom")
+        manager.register(hangs)
+        task = asyncio.ensure_future(manager.aclose())
+        await asyncio.sleep(0)
+        tasks.append(task)
+
+    tasks: list[asyncio.Task[None]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(register())
+    asyncio.run(manager.aclose())
+    assert calls == ["bottom"]
+    with pytest.raises((asyncio.CancelledError, RuntimeError)):
+        loop.run_until_complete(tasks[0])
+    loop.close()
+
+
+def test_a_callback_that_stops_the_loop_that_is_closed(manager: lastly.ShutdownManager) -> None:
+    """R14: loop.stop() in the teardown does not leave the rest behind."""
+    calls: list[str] = []
+    loop = asyncio.new_event_loop()
+
+    async def stops() -> None:
+        loop.stop()
+        await asyncio.sleep(0)
+        calls.append("stops")
+
+    async def register() -> None:
+        manager.defer(calls.append, "bottom")
+        manager.register(stops)
+
+    loop.run_until_complete(register())
+    with pytest.raises(RuntimeError, match="stopped before"):
+        loop.close()
+    assert calls == ["stops", "bottom"]
+    assert loop.is_closed()
+
+
+def test_a_waiter_whose_loop_has_gone(
+    manager: lastly.ShutdownManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R13: who waited for an unwind and is no more is not woken, and nobody complains."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def callback() -> None:
+        began.set()
+        assert go_on.wait(60)
+
+    async def waits() -> None:
+        task = asyncio.ensure_future(manager.aclose())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    manager.register(callback)
+    thread = threading.Thread(target=manager.close)
+    thread.start()
+    assert began.wait(60)
+    asyncio.run(waits())
+    go_on.set()
+    thread.join()
+    assert caplog.records == []
+
+
+# -- teardowns inside an unwind -------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "aclose"])
+def test_a_callback_that_runs_a_loop_of_its_own(manager: lastly.ShutdownManager, how: str) -> None:
+    """R14, R16: what `lambda: asyncio.run(...)` registers is unwound when that loop ends."""
+    calls: list[str] = []
+
+    async def inner() -> None:
+        @manager.register
+        async def close_x() -> None:
+            calls.append("close_x")
+
+    def callback() -> None:
+        asyncio.run(inner())
+        calls.append("callback")
+
+    manager.defer(calls.append, "bottom")
+    if how == "close":
+        manager.register(callback)
+        manager.close()
+    else:
+        manager.register(lambda: asyncio.to_thread(callback))
+        asyncio.run(manager.aclose())
+    assert calls == ["close_x", "callback", "bottom"]
+
+
+def test_a_callback_that_closes_another_loop(manager: lastly.ShutdownManager) -> None:
+    """R13, R14: the other loop's teardown, in a thread of its own, is inside this unwind too."""
+    calls: list[str] = []
+    inner = asyncio.new_event_loop()
+
+    async def register(*raises: BaseException) -> None:
+        manager.defer(calls.append, "of the inner loop")
+        for exception in raises:
+            manager.defer(fails, exception)
+
+    async def closes() -> None:
+        inner.close()
+        calls.append("closed")
+
+    inner.run_until_complete(register())
+    manager.register(closes)
+    asyncio.run(manager.aclose())
+    assert sorted(calls) == ["closed", "of the inner loop"]
+    inner = asyncio.new_event_loop()
+    inner.run_until_complete(register(ValueError("inner")))
+
+    async def main() -> None:
+        inner.call_soon(fails, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            inner.close()
+
+    asyncio.run(main())
+    manager.close()
+
+
+def test_what_is_registered_while_the_fresh_loop_ends(manager: lastly.ShutdownManager) -> None:
+    """R2: a task left on close()'s fresh loop registers in its `finally`: that is run, too."""
+    calls: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def left_behind() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            manager.register(late)
+
+    async def late() -> None:
+        calls.append("late")
+
+    async def callback() -> None:
+        tasks.append(asyncio.ensure_future(left_behind()))
+        await asyncio.sleep(0)
+
+    manager.register(callback)
+    manager.close()
+    assert calls == ["late"]
+
+
+# -- letting go -----------------------------------------------------------------------
+
+
+def test_a_loop_lets_go_of_managers_that_are_done() -> None:
+    """R14: a server that makes a manager for each request keeps none of them."""
+    gone: list[weakref.ref[lastly.ShutdownManager]] = []
+
+    async def main() -> None:
+        for _ in range(3):
+            async with lastly.ShutdownManager() as manager:
+                manager.defer(int)
+            gone.append(weakref.ref(manager))
+        del manager
+        gc.collect()
+        assert [ref() for ref in gone] == [None] * 3
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_handle_lets_go_of_its_callback(manager: lastly.ShutdownManager) -> None:
+    """R7: keeping the handle of what was cancelled does not keep what it would have closed."""
+
+    class Pool:
+        def close(self) -> None: ...
+
+    pool = Pool()
+    gone = weakref.ref(pool)
+    handle = manager.defer(pool.close)
+    assert handle.cancel()
+    del pool
+    assert gone() is None
+    assert handle.name.endswith("Pool.close")
+
+
+# -- what is not ours to close --------------------------------------------------------
+
+
+def test_refusing_an_awaitable_does_not_close_it(manager: lastly.ShutdownManager) -> None:
+    """R32: a connection that can be awaited and closed is refused, and stays open."""
+    closed: list[bool] = []
+
+    class Connection:
+        def __await__(self):
+            yield
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(TypeError, match="Connection"):
+        manager.register(Connection())
+    assert closed == []
+
+
+async def test_a_postponed_callback_is_still_the_users(manager: lastly.ShutdownManager) -> None:
+    """R6, R13: unregister finds a callback whose awaitable waits for aclose()."""
+
+    async def close_pool() -> None: ...
+
+    def callback() -> object:
+        return close_pool()
+
+    manager.register(callback)
+    with pytest.raises(RuntimeError, match="returned an awaitable"):
+        manager.close()
+    assert len({registration._func for registration in manager.pending()}) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manager.unregister(callback)
+        gc.collect()
+    assert manager.pending() == ()
+
+
+def test_a_context_manager_with_odd_attributes(manager: lastly.ShutdownManager) -> None:
+    """R8: naming the exit runs none of the context manager's code: nothing can leak by it."""
+
+    class Odd:
+        @property
+        def gen(self) -> object:
+            raise OSError
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    manager.enter_context(Odd())
+    assert manager.pending()[0].name.endswith("Odd")
+    manager.close()
+
+
+def test_bound_methods_of_other_things_than_functions(manager: lastly.ShutdownManager) -> None:
+    """R5, R32: a method object over something without code is a callable like any other."""
+    calls: list[object] = []
+    manager.register(types.MethodType(calls.append, "bound"))
+    manager.close()
+    assert calls == ["bound"]
+
+
+# -- the executor at exit -------------------------------------------------------------
+
+
+def test_work_left_to_the_executor_at_exit_is_done(run_child) -> None:
+    """R16: the fresh loop waits for its threads, and drops what was cancelled, without noise."""
+    ended = run_child(
+        """
+        import asyncio, lastly, threading
+
+        gate = threading.Event()
+
+        @lastly.register
+        async def close():
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, lambda: (gate.wait(1), print("done")))
+            future = loop.run_in_executor(None, gate.wait, 0)
+            future.cancel()
+            gate.set()
+        """
+    )
+    assert (ended.out, ended.err) == (["done"], "")
+
+
+def test_a_cancelled_future_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R16: work that was cancelled before its thread came to it is left out."""
+    threads: list[Later] = []
+
+    class Later(threading.Thread):
+        """A thread that the system is slow to start."""
+
+        def start(self) -> None:
+            threads.append(self)
+
+        def join(self, timeout: float | None = None) -> None:
+            super().start()
+            super().join(timeout)
+
+    calls: list[str] = []
+    executor = _interpreter.executor()
+    monkeypatch.setattr(_interpreter.threading, "Thread", Later)
+    kept, dropped = (executor.submit(calls.append, name) for name in ("kept", "dropped"))
+    assert dropped.cancel()
+    executor.shutdown(wait=False)
+    executor.shutdown()
+    assert len(threads) == 2
+    assert kept.done()
+    assert calls == ["kept"]
