@@ -11,8 +11,9 @@ from contextvars import ContextVar
 from functools import partial
 from types import MethodType
 
-from . import _interpreter, _loops
+from . import _homes, _interpreter, _loops
 from ._checks import check_callback, checked_errors, checked_name, checked_reason, context_methods
+from ._guard import Guard
 from ._outcome import Reason, Status
 from ._registration import Registration, looks_async, qualified_name
 from ._stack import Stack
@@ -231,7 +232,7 @@ class ShutdownManager:
         shield: object | None = None,
     ) -> Registration:
         check_callback(verb, func)
-        home = _loops.current_home()
+        home = _homes.current_home()
         registration = Registration(
             func,
             args,
@@ -389,7 +390,7 @@ class ShutdownManager:
             # it leave the loop's registrations to it: the loop will be closed by then.
             while (current := self._begin(unwind)) is not None and current is not unwind:
                 await _wait(current)
-            await drive(unwind, self._stack.popper(loop), _loops.call_at_home, _loops.Guard())
+            await drive(unwind, self._stack.popper(loop), _homes.call_at_home, Guard())
         return unwind
 
     def _exit_interpreter(self) -> None:
@@ -401,10 +402,10 @@ class ShutdownManager:
             if current is unwind:
                 unwind.error = self._refusal()
                 if unwind.error is None:
-                    with _loops.HomeRunner(executor) as runner:
-                        drive_sync(unwind, self._stack.pop, _loops.call_from_outside, runner.run)
+                    with _homes.HomeRunner(executor) as runner:
+                        drive_sync(unwind, self._stack.pop, _homes.call_from_outside, runner.run)
                 return unwind
-            if _loops.current_home() is not None:
+            if _homes.current_home() is not None:
                 unwind.error = _use_aclose("wait for the unwind that is in progress")
                 return unwind
             if not _went_on(current):
@@ -416,7 +417,7 @@ class ShutdownManager:
     async def _run_or_join_async(self, unwind: Unwind) -> Unwind:
         while (current := self._begin(unwind)) is not None:
             if current is unwind:
-                await drive(unwind, self._stack.pop, _loops.call_at_home, _loops.Guard())
+                await drive(unwind, self._stack.pop, _homes.call_at_home, Guard())
                 return unwind
             await _wait(current)
             if current.complete and current.home is None:
@@ -452,7 +453,7 @@ class ShutdownManager:
             unwind.done.set_result(None)
 
     def _refusal(self) -> RuntimeError | None:
-        if _loops.current_home() is not None:
+        if _homes.current_home() is not None:
             for registration in self.pending():
                 if looks_async(registration._func):
                     return _use_aclose(f"await {registration.name} ({registration.origin})")
@@ -484,7 +485,7 @@ class _Turn:
 def _went_on(current: Unwind) -> bool:
     """End an unwind whose loop has stopped under it; return whether it was one."""
     guard = current.guard
-    if not isinstance(guard, _loops.Guard) or not guard.is_suspended():
+    if not isinstance(guard, Guard) or not guard.is_suspended():
         return False
     guard.go_on(current.done)
     return True
@@ -492,7 +493,7 @@ def _went_on(current: Unwind) -> bool:
 
 async def _wait(current: Unwind) -> None:
     if not _went_on(current):
-        await _loops.wait(current.done)
+        await _homes.wait(current.done)
 
 
 class _Lifespan:

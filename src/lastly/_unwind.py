@@ -143,6 +143,8 @@ class Unwind:
     def close_books(self, errors: str) -> Report:
         """Settle the report and which exception comes out, under the manager's `errors`."""
         self.report = Report(self.reason, tuple(self._outcomes), perf_counter() - self._started)
+        raised = [o.exception for o in self._failures if o.exception is not None]
+        earlier = self._failures
         if self.postponed is not None:
             name, origin = self.postponed.name, self.postponed.origin
             self.error = RuntimeError(
@@ -150,18 +152,16 @@ class Unwind:
                 "inside a running event loop; it and what is below it are still registered: "
                 "did you forget `await aclose()`?"
             )
-            return self.report
-        raised = [o.exception for o in self._failures if o.exception is not None]
-        if raised and errors == "last":
+        elif raised and errors == "last":
             self.error = raised[-1]
-            if earlier := self._failures[:-1]:
-                _add_note(
-                    self.error, f"{_count(earlier, 'earlier failure')} in this unwind", earlier
-                )
+            earlier = self._failures[:-1]
         elif raised and errors == "group":
             self.error = BaseExceptionGroup(
                 f"lastly: {_count(self._failures, 'callback')} failed", raised
             )
+            earlier = []
+        if self.error is not None and earlier:
+            _add_note(self.error, f"{_count(earlier, 'earlier failure')} in this unwind", earlier)
         return self.report
 
     def verdict(self, leaving: BaseException | None) -> BaseException | None:
