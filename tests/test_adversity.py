@@ -214,6 +214,24 @@ def test_two_cancellations_in_one_unwind(manager: lastly.ShutdownManager) -> Non
     assert [o.status for o in manager.last_report().outcomes] == ["interrupted"] * 2
 
 
+def test_a_cancellation_in_the_teardown_comes_out(manager: lastly.ShutdownManager) -> None:
+    """R14, R18: nothing else being on its way out, the cancellation goes on out of asyncio.run."""
+    calls: list[str] = []
+
+    async def hangs() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        manager.defer(calls.append, "bottom")
+        manager.register(hangs)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert calls == ["bottom"]
+
+
 def test_a_cancellation_in_the_teardown_keeps_the_exit_status(run_child) -> None:
     """R12, R14: whoever cancels all tasks in the teardown does not replace sys.exit(7)."""
     run_child(
@@ -671,6 +689,25 @@ def test_a_loop_lets_go_of_managers_that_are_done() -> None:
         assert [ref() for ref in gone] == [None] * 3
 
     asyncio.run(main())
+
+
+def test_closing_leaves_nothing_of_itself(manager: lastly.ShutdownManager) -> None:
+    """R13: a process that closes again and again keeps no trace of it but the last report."""
+
+    def left() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "Unwind" for thing in gc.get_objects())
+
+    async def main() -> None:
+        manager.defer(int)
+        await manager.aclose()
+
+    before = left()
+    for _ in range(3):
+        manager.defer(int)
+        manager.close()
+        asyncio.run(main())
+    assert left() == before
 
 
 def test_a_cancelled_handle_lets_go_of_its_callback(manager: lastly.ShutdownManager) -> None:

@@ -329,10 +329,11 @@ def test_a_loop_torn_down_during_another_unwind_waits_its_turn(
     assert calls == ["first loop", "second loop"]
 
 
+@pytest.mark.parametrize("joined", [False, True])
 def test_an_unwind_whose_coroutine_is_closed_leaves_the_rest(
-    manager: lastly.ShutdownManager,
+    manager: lastly.ShutdownManager, joined: bool
 ) -> None:
-    """R12, R13: a dropped aclose() may not await: it stops, and the next trigger goes on."""
+    """R12, R13: a dropped aclose() may not await: it stops, and who waits or comes next goes on."""
     calls: list[str] = []
 
     async def hangs() -> None:
@@ -346,10 +347,16 @@ def test_an_unwind_whose_coroutine_is_closed_leaves_the_rest(
         manager.register(hangs)
         task = asyncio.get_running_loop().create_task(manager.aclose())
         await asyncio.sleep(0)
+        joiner = asyncio.ensure_future(manager.aclose()) if joined else None
+        await asyncio.sleep(0)
         coroutine = task.get_coro()
         await asyncio.get_running_loop().run_in_executor(None, coroutine.close)
-        assert calls == ["hangs"]
-        assert [o.status for o in manager.last_report().outcomes] == ["interrupted"]
+        if joiner is not None:
+            await joiner
+            assert calls == ["hangs", "bottom"]
+        else:
+            assert calls == ["hangs"]
+            assert [o.status for o in manager.last_report().outcomes] == ["interrupted"]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, RuntimeError):
             await task

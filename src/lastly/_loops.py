@@ -10,7 +10,7 @@ import threading
 from contextvars import copy_context
 from functools import partial
 
-from ._homes import current_home, go_on, is_trio, run_to_end, stop
+from ._homes import current_home, go_on, is_trio, run_to_end
 from ._unwind import reraise
 
 TYPE_CHECKING = False
@@ -101,8 +101,6 @@ class _Teardown:
         finally:
             self._untie()
             self._close()
-            if self._task is not None and not self._task.done():
-                stop(self._task)
         error = leaving
         for unwind in self._unwinds:
             if error is None or isinstance(error, Exception):

@@ -296,12 +296,8 @@ def reraise(exception: BaseException) -> NoReturn:
 def _chain(exception: BaseException, context: BaseException) -> None:
     """Put `context` at the end of the exception's chain, as `finally` would have."""
     chain = {id(context)}
-    ancestor = context.__context__
-    while ancestor is not None and id(ancestor) not in chain:
-        chain.add(id(ancestor))
-        ancestor = ancestor.__context__
     last = exception
-    while id(last) not in chain:  # else it is linked already, and a link makes a cycle
+    while id(last) not in chain:  # else it is linked already, or the chain is a ring
         chain.add(id(last))
         if last.__context__ is None:
             with suppress(Exception):  # see reraise
