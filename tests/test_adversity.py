@@ -124,6 +124,25 @@ async def test_an_exit_that_fails_does_not_replace_a_cancellation_from_outside(
     assert scope.cancelled_caught
 
 
+def test_an_exit_that_raises_the_cancellation_anew(manager: lastly.ShutdownManager) -> None:
+    """R8, R12: a fresh copy of what the exit was told is no failure, and the first goes on."""
+
+    class Anew:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc: object) -> None:
+            raise asyncio.CancelledError("anew")
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError, match="first"):
+            async with manager:
+                await manager.enter_async_context(Anew())
+                raise asyncio.CancelledError("first")
+
+    asyncio.run(main())
+    assert manager.last_report().ok
+
+
 @pytest.mark.parametrize("errors", ["last", "log"])
 def test_a_trio_nursery_under_a_cancelled_scope(
     manager: lastly.ShutdownManager, errors: str
@@ -672,6 +691,19 @@ def test_what_is_registered_while_the_fresh_loop_ends(manager: lastly.ShutdownMa
     assert calls == ["late"]
 
 
+def test_the_programs_own_event_loop_stays_set(manager: lastly.ShutdownManager) -> None:
+    """R13: close() makes a loop for its callbacks, and leaves the program's current one alone."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        manager.defer(asyncio.sleep, 0)
+        manager.close()
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 # -- letting go -----------------------------------------------------------------------
 
 
@@ -719,10 +751,13 @@ def test_a_cancelled_handle_lets_go_of_its_callback(manager: lastly.ShutdownMana
     pool = Pool()
     gone = weakref.ref(pool)
     handle = manager.defer(pool.close)
+    other = manager.defer(id, pool)
     assert handle.cancel()
+    manager.close()
     del pool
     assert gone() is None
     assert handle.name.endswith("Pool.close")
+    assert other.status == "ok"
 
 
 # -- what is not ours to close --------------------------------------------------------

@@ -162,6 +162,25 @@ def test_unregister_from_inside_a_callback(manager: lastly.ShutdownManager) -> N
     assert calls == ["callback", "bottom"]
 
 
+def test_unregister_finds_what_equals_nothing(manager: lastly.ShutdownManager) -> None:
+    """R6: as atexit does, identity is looked at before `==`."""
+
+    class Unequal:
+        __hash__ = None
+
+        def __call__(self) -> None: ...
+
+        def __eq__(self, other: object) -> bool:
+            return False
+
+    callback = Unequal()
+    manager.register(callback)
+    manager.unregister(Unequal())
+    assert len(manager.pending()) == 1
+    manager.unregister(callback)
+    assert manager.pending() == ()
+
+
 def test_unregister_survives_an_eq_that_registers(manager: lastly.ShutdownManager) -> None:
     """R6: `==` may run code of the user's that changes the stack in the middle of the search."""
 

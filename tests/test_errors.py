@@ -215,8 +215,9 @@ def test_a_closed_or_raising_handler_does_not_break_the_unwind(
     for handler in (closed, Raises()):
         logger.addHandler(handler)
     try:
-        with pytest.raises(ValueError, match="one"):
+        with pytest.raises(ValueError, match="one") as caught:
             manager.close()
+        assert caught.value.__context__ is None
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
