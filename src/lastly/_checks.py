@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Errors = Literal["last", "group", "log"]
 
 _ERRORS = ("last", "group", "log")
+_FUNCTIONS = (FunctionType, MethodType)
 _CO_GENERATORS = 0x20 | 0x200  # inspect's CO_GENERATOR and CO_ASYNC_GENERATOR
 _DECORATE = (ContextDecorator.__call__, AsyncContextDecorator.__call__)
 # What @contextmanager and @asynccontextmanager put in a function's place.
@@ -29,7 +30,7 @@ _MAKE_CONTEXT_MANAGERS = (
 
 def check_callback(verb: str, func: Any) -> None:
     """Refuse what cannot be called, and what does nothing when it is."""
-    if isinstance(func, FunctionType | MethodType):
+    if isinstance(func, _FUNCTIONS):
         if (advice := _why_it_does_nothing(func)) is not None:
             raise TypeError(f"{verb}() was given {func.__qualname__}, {advice}")
     # The context managers of @contextmanager can be called too: as decorators.

@@ -27,17 +27,13 @@ def current_home() -> Any:
     """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
     # A loop can only run where somebody has loaded its library; and where another thread
     # has loaded half of it so far, none can run in this one.
-    try:
-        loop = sys.modules["asyncio.events"]._get_running_loop()
-    except (KeyError, AttributeError):
-        loop = None
+    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    loop = None if running is None else running()
     if loop is not None:
         return loop
-    try:
-        lowlevel = sys.modules["trio.lowlevel"]
-        return lowlevel.current_trio_token() if lowlevel.in_trio_run() else None
-    except (KeyError, AttributeError):
-        return None
+    lowlevel: Any = sys.modules.get("trio.lowlevel")
+    in_run = getattr(lowlevel, "in_trio_run", None)
+    return lowlevel.current_trio_token() if in_run is not None and in_run() else None
 
 
 def is_trio(home: Any) -> bool:

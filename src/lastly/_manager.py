@@ -240,7 +240,7 @@ class ShutdownManager:
             name=name,
             frame=frame,
             home=home,
-            discard=self._discard,
+            owner=self,
             takes_exception=takes_exception,
             shield=shield,
         )
@@ -257,7 +257,7 @@ class ShutdownManager:
             forget = partial(self._tied.pop, home, None)
             self._tied[home] = _loops.tie(home, self._tear_down, forget)
 
-    def _discard(self, registration: Registration) -> bool:
+    def _discard(self, registration: Registration, /) -> bool:
         if not self._stack.discard(registration):
             return False
         registration._status = Status.CANCELLED

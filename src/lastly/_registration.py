@@ -16,9 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType
-    from typing import Any
+    from typing import Any, Protocol
 
     from ._outcome import Place
+
+    class Owner(Protocol):
+        """Whose stack a registration is on."""
+
+        def _discard(self, registration: Registration, /) -> bool: ...
+
 
 CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
 
@@ -37,11 +43,11 @@ class Registration:
 
     __slots__ = (
         "_args",
-        "_discard",
         "_func",
         "_home",
         "_kwargs",
         "_name",
+        "_owner",
         "_place",
         "_shield",
         "_status",
@@ -57,7 +63,7 @@ class Registration:
         name: str | None,
         frame: FrameType,
         home: object | None,
-        discard: Callable[[Registration], bool],
+        owner: Owner,
         takes_exception: bool = False,
         shield: object | None = None,
     ) -> None:
@@ -67,7 +73,7 @@ class Registration:
         self._name = name
         self._place: Place = (frame.f_code, frame.f_lasti)
         self._home = home
-        self._discard = discard
+        self._owner = owner
         self._takes_exception = takes_exception
         # The shield that was up when a context manager was entered inside an unwind.
         self._shield = shield
@@ -99,7 +105,7 @@ class Registration:
         False means that it runs, has run, or was taken off before by `unregister`.
         May be called from any thread, as often as one likes.
         """
-        if self._discard(self):
+        if self._owner._discard(self):
             if isinstance(self._func, _Postponed):
                 dispose(self._func.awaitable)
             finish(self, Status.CANCELLED)
