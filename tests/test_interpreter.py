@@ -123,6 +123,7 @@ def test_the_executor_works_inline_where_no_thread_can_start(
 
     executor = _interpreter.executor()
     assert executor.submit(int, "7").result(60) == 7
+    assert isinstance(executor.submit(sys.exit, 3).exception(60), SystemExit)
     monkeypatch.setattr(_interpreter.threading, "Thread", NoThread)
     assert executor.submit(int, "8").result(0) == 8
     with pytest.raises(ValueError, match="invalid"):
