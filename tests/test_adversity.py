@@ -846,9 +846,44 @@ def test_work_left_to_the_executor_at_exit_is_done(run_child) -> None:
     assert (ended.out, ended.err) == (["done"], "")
 
 
+def test_a_thread_of_the_executor_that_needs_the_loop(run_child) -> None:
+    """R16: the fresh loop runs on while it waits for its threads at exit."""
+    ended = run_child(
+        """
+        import asyncio, lastly, sys, threading
+
+        tasks_were_cancelled = threading.Event()
+
+        async def waits():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                tasks_were_cancelled.set()
+
+        async def ping():
+            print("ping")
+
+        def work(loop):
+            tasks_were_cancelled.wait()
+            asyncio.run_coroutine_threadsafe(ping(), loop).result()
+
+        @lastly.register
+        async def close():
+            loop = asyncio.get_running_loop()
+            loop.kept = loop.create_task(waits())
+            await asyncio.sleep(0)
+            if (3, 12) <= sys.version_info < (3, 12, 2):
+                print("ping")  # no thread can start, and work would block the loop
+            else:
+                loop.run_in_executor(None, work, loop)
+        """
+    )
+    assert (ended.out, ended.err) == (["ping"], "")
+
+
 def test_a_cancelled_future_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """R16: work that was cancelled before its thread came to it is left out."""
-    threads: list[Later] = []
+    threads: list[threading.Thread] = []
 
     class Later(threading.Thread):
         """A thread that the system is slow to start."""
@@ -856,17 +891,136 @@ def test_a_cancelled_future_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
         def start(self) -> None:
             threads.append(self)
 
-        def join(self, timeout: float | None = None) -> None:
-            super().start()
-            super().join(timeout)
-
     calls: list[str] = []
     executor = _interpreter.executor()
     monkeypatch.setattr(_interpreter.threading, "Thread", Later)
     kept, dropped = (executor.submit(calls.append, name) for name in ("kept", "dropped"))
+    assert executor.running == {kept, dropped}
     assert dropped.cancel()
-    executor.shutdown(wait=False)
-    executor.shutdown()
-    assert len(threads) == 2
-    assert kept.done()
+    for thread in threads:
+        thread.run()
+    assert executor.running == set()
     assert calls == ["kept"]
+
+
+# -- loops of other threads -----------------------------------------------------------
+
+
+def test_a_home_that_ends_while_its_callback_runs(manager: lastly.ShutdownManager) -> None:
+    """R13, R14: a loop's teardown waits for its callback that another thread's unwind runs."""
+    ready, began = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    async def callback() -> None:
+        began.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        calls.append("callback")
+
+    async def lives() -> None:
+        manager.register(callback)
+        ready.set()
+        while not began.is_set():
+            await asyncio.sleep(0)
+
+    def run() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(lives())
+        loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(60)
+    manager.close()
+    thread.join()
+    assert calls == ["callback"]
+    assert manager.last_report().ok
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_home_that_took_its_last_step(manager: lastly.ShutdownManager, closed: bool) -> None:
+    """R17: a loop that only seemed to run is run on; one that was closed is a failure."""
+    calls: list[str] = []
+
+    class Seems(asyncio.SelectorEventLoop):
+        seems = 0
+
+        def is_running(self) -> bool:
+            self.seems -= 1
+            return self.seems >= 0 or super().is_running()
+
+        def call_soon_threadsafe(self, *args, **kwargs):
+            handle = super().call_soon_threadsafe(*args, **kwargs)
+            if closed:
+                asyncio.SelectorEventLoop.close(self)
+            return handle
+
+    async def callback() -> None:
+        calls.append("callback")
+
+    async def register() -> None:
+        manager.register(callback)
+
+    loop = Seems()
+    loop.run_until_complete(register())
+    loop.seems = 2
+    with pytest.raises(RuntimeError, match="was closed") if closed else contextlib.nullcontext():
+        manager.close()
+    assert calls == ([] if closed else ["callback"])
+    loop.close()
+
+
+# -- what exits are told --------------------------------------------------------------
+
+
+async def test_exits_below_are_told_what_came_of_a_cancellation(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8: a transaction below a task group whose child crashed is told so, and may swallow it."""
+    told: list[object] = []
+
+    class Transaction:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, kind: object, *exc: object) -> bool:
+            told.append(kind)
+            return len(told) == 2
+
+    async with manager:
+        for _ in range(3):
+            await manager.enter_async_context(Transaction())
+        tasks = await manager.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(_crash)
+        await anyio.sleep_forever()
+    assert told == [ExceptionGroup, ExceptionGroup, None]
+    assert len(manager.last_report().failures) == 1
+
+
+def test_a_suspended_callback_that_awaits_when_it_is_closed(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R3, R13: closing a suspended unwind takes nothing more off the stack."""
+    calls: list[str] = []
+
+    async def callback() -> None:
+        loop.call_soon(loop.stop)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+
+    async def second() -> None:
+        await asyncio.sleep(0)
+        calls.append("second")
+
+    async def main() -> None:
+        manager.register(callback)
+        await manager.aclose()
+
+    loop = asyncio.new_event_loop()
+    manager.register(second)
+    with pytest.raises(RuntimeError, match="stopped before"):
+        loop.run_until_complete(main())
+    asyncio.SelectorEventLoop.close(loop)
+    manager.close()
+    assert calls == ["second"]

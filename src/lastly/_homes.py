@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
     from ._registration import Registration
 
+    class PlainThreads(ThreadPoolExecutor):
+        """An executor that tells what it is running."""
+
+        running: set[Future[Any]]
+
+
+_STANDS_STILL = 10  # looks, of 50 ms each
+
+_CLOSED = (
+    "the event loop of this callback was closed before it could run; did you forget to "
+    "unwind while the loop was open, with `async with`, `lifespan` or `await aclose()`?"
+)
+
 
 def current_home() -> Any:
     """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
@@ -150,13 +163,35 @@ def _call_there(registration: Registration, leaving: BaseException | None) -> An
         result, exception = trio.from_thread.run(_invoke, registration, leaving, trio_token=home)
     elif home.is_running():
         asyncio = sys.modules["asyncio"]
-        future = asyncio.run_coroutine_threadsafe(_invoke(registration, leaving), home)
-        result, exception = future.result()
+        coroutine = _invoke(registration, leaving)
+        future = asyncio.run_coroutine_threadsafe(coroutine, home)
+        try:
+            result, exception = _result_of(future, home)
+        except RuntimeError:
+            dispose(coroutine)
+            raise
     else:
         result, exception = HomeRunner().run(_invoke(registration, leaving), home)
     if exception is not None:
         reraise(exception)
     return result
+
+
+def _result_of(future: Future[Any], home: asyncio.AbstractEventLoop) -> Any:
+    """Wait for what a running loop was handed, which may have taken its last step just then.
+
+    No event tells that; hence a look now and then. A loop that stands still is only run on
+    here when it has done so for a while: its owner may be between two runs of it.
+    """
+    still = 0
+    while True:
+        with suppress(TimeoutError):
+            return future.result(timeout=0.05)
+        if home.is_closed():
+            raise RuntimeError(_CLOSED)
+        still = 0 if home.is_running() else still + 1
+        if still == _STANDS_STILL:
+            run_to_end(home, sys.modules["asyncio"].wrap_future(future, loop=home))
 
 
 async def _invoke(
@@ -176,10 +211,7 @@ def _refuse_to_await(result: Any) -> Any:
     if not is_awaitable(result):
         return result
     dispose(result)
-    raise RuntimeError(
-        "the event loop of this callback was closed before it could run; did you forget to "
-        "unwind while the loop was open, with `async with`, `lifespan` or `await aclose()`?"
-    )
+    raise RuntimeError(_CLOSED)
 
 
 class HomeRunner:
@@ -189,9 +221,9 @@ class HomeRunner:
     for where the interpreter has shut down the ordinary ones.
     """
 
-    def __init__(self, executor: Callable[[], ThreadPoolExecutor] | None = None) -> None:
+    def __init__(self, executor: Callable[[], PlainThreads] | None = None) -> None:
         self._make_executor = executor
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: PlainThreads | None = None
         self._fresh: asyncio.Runner | None = None
 
     def run(self, awaitable: Any, home: Any) -> Any:
@@ -239,8 +271,11 @@ class HomeRunner:
         self._fresh.close()
 
 
-async def _shut_down(executor: ThreadPoolExecutor, _timeout: float | None = None) -> None:
-    executor.shutdown(wait=True)
+async def _shut_down(executor: PlainThreads, _timeout: float | None = None) -> None:
+    asyncio = sys.modules["asyncio"]
+    while executor.running:  # with the loop alive: a thread may be waiting for it
+        futures = map(asyncio.wrap_future, list(executor.running))
+        await asyncio.gather(*futures, return_exceptions=True)
 
 
 async def _wait_for(awaitable: Awaitable[Any], tasks: list[asyncio.Task[Any]]) -> Any:

@@ -13,8 +13,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -65,7 +64,7 @@ def unwind_at_exit() -> None:
         raise error
 
 
-def executor() -> ThreadPoolExecutor:
+def executor() -> Any:
     """Return an executor for an event loop while the interpreter exits.
 
     By then `concurrent.futures` refuses new work, but plain threads still start. Where
@@ -78,7 +77,7 @@ def executor() -> ThreadPoolExecutor:
     class PlainThreads(ThreadPoolExecutor):  # loops insist on the type
         def __init__(self) -> None:
             super().__init__()
-            self._running: set[threading.Thread] = set()
+            self.running: set[Future[Any]] = set()
 
         def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
             future: Future[T] = Future()
@@ -91,17 +90,12 @@ def executor() -> ThreadPoolExecutor:
                 except BaseException as exc:
                     future.set_exception(exc)
 
+            self.running.add(future)
+            future.add_done_callback(self.running.discard)
             try:
-                thread = threading.Thread(target=work, daemon=True)
-                thread.start()
-                self._running.add(thread)
+                threading.Thread(target=work, daemon=True).start()
             except RuntimeError:
                 work()
             return future
-
-        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-            super().shutdown(wait=wait, cancel_futures=cancel_futures)
-            while wait and self._running:
-                self._running.pop().join()
 
     return PlainThreads()

@@ -103,8 +103,8 @@ class _Teardown:
             self._close()
         error = leaving
         for unwind in self._unwinds:
-            if error is None or isinstance(error, Exception):
-                error = unwind.leaving or error
+            if unwind.leaving is not None and (error is None or isinstance(error, Exception)):
+                error = unwind.leaving
             error = unwind.verdict(error)
         if error is not None and error is not leaving:
             reraise(error)

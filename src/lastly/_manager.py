@@ -9,6 +9,7 @@ import sys
 from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from contextvars import ContextVar
 from functools import partial
+from threading import get_ident
 from types import MethodType
 
 from . import _homes, _interpreter, _loops
@@ -267,7 +268,7 @@ class ShutdownManager:
     def _let_go_if_empty(self) -> None:
         # An empty manager must not be kept alive by the hook at interpreter exit or by the
         # loops that it was tied to, nor keep them alive.
-        if self._stack:
+        if self._stack or self._current:
             return
         _interpreter.forget(self._exit_interpreter)
         while self._tied:
@@ -382,7 +383,7 @@ class ShutdownManager:
         return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
 
     async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
-        if not self._stack.holds(loop):
+        if not self._stack.holds(loop) and not self._is_called_from_elsewhere(loop):
             return None
         unwind = Unwind(Reason("loop teardown"), home=loop)
         with _Turn(self, unwind):
@@ -392,6 +393,16 @@ class ShutdownManager:
                 await _wait(current)
             await drive(unwind, self._stack.popper(loop), _homes.call_at_home, Guard())
         return unwind
+
+    def _is_called_from_elsewhere(self, loop: AbstractEventLoop) -> bool:
+        """Tell whether another thread's unwind waits for a callback of this loop's."""
+        current = self._current.get(None)
+        return (
+            current is not None
+            and current.calling is loop
+            and current.thread != get_ident()
+            and current not in _inside.get()
+        )
 
     def _exit_interpreter(self) -> None:
         self._close(Unwind(Reason("interpreter exit")), _interpreter.executor)
@@ -449,6 +460,7 @@ class ShutdownManager:
         finally:
             if self._current.get(None) is unwind:
                 del self._current[None]
+            unwind.calling = None
             self._let_go_if_empty()
             unwind.done.set_result(None)
 

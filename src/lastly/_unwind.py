@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from contextlib import suppress
+from threading import get_ident
 from time import perf_counter
 
 from ._outcome import Outcome, Report, Status, describe
@@ -81,8 +82,11 @@ class Unwind:
         self.report: Report | None = None
         self.postponed: Registration | None = None
         self.complete = False
+        self.thread = get_ident()
+        self.calling: object | None = None  # the home of the callback that runs
         self.done: Future[None] = Future()
         self._stopping = False
+        self._instead: BaseException | None = None  # what an exit made of `leaving`
         self._outcomes: list[Outcome] = []
         self._failures: list[Outcome] = []
         self._started = perf_counter()
@@ -96,6 +100,8 @@ class Unwind:
         guard = self.guard
         while (registration := pop()) is not None:
             registration._status = Status.RUNNING
+            self.calling = registration._home
+            told = self._instead if self.leaving is None else self.leaving
             start = perf_counter()
             result = exception = None
             try:
@@ -103,7 +109,7 @@ class Unwind:
                 # the shield went up may hold one open around it.
                 if registration._takes_exception and registration._shield is not guard.scope:
                     guard.unshield()
-                result = call(registration, self.leaving)
+                result = call(registration, told)
                 if result is not None and is_awaitable(result):
                     result = yield registration, result
             except CannotAwaitError:
@@ -113,8 +119,8 @@ class Unwind:
             except BaseException as exc:
                 exception = exc
             interrupted = exception is not None and (self._stopping or guard.interrupted(exception))
-            if registration._takes_exception and self.leaving is not None:
-                exception = self._after_exit(self.leaving, result, exception)
+            if registration._takes_exception and told is not None:
+                exception = self._after_exit(told, result, exception)
             self._record(registration, start, exception, interrupted)
             if self._stopping:
                 return
@@ -132,12 +138,16 @@ class Unwind:
         consumed = self.guard.consumed(told)
         if exception is None:
             if result:
-                self.leaving = None
+                # Swallowed; if that was the failure of an exit above, it does not come out.
+                self.leaving = self._instead = None
+                self._failures = [o for o in self._failures if o.exception is not told]
             return None
         if exception is told or (is_cancellation(told) and is_cancellation(exception)):
             return None  # not handled, and raised instead of returning false: no failure
         if consumed:
-            self.leaving = None  # a cancellation of its own, which was its way to fail
+            # A cancellation of its own, which was its way to fail: those below are told of
+            # the failure, as in nested `with`.
+            self.leaving, self._instead = None, exception
         return exception
 
     def close_books(self, errors: str) -> Report:
@@ -175,9 +185,10 @@ class Unwind:
             elif self.error is not None:  # close() was refused
                 _add_note(leaving, str(self.error), [])
             return leaving
-        if self.error is None or leaving is None:
-            return self.error or leaving
-        _chain(self.error, leaving)
+        if self.error is None:
+            return leaving
+        if leaving is not None:
+            _chain(self.error, leaving)
         return self.error
 
     def _record(
@@ -238,9 +249,9 @@ async def drive(
                 result = await awaitable
             except BaseException as exc:
                 error = exc
-                if isinstance(exc, GeneratorExit) and not guard.is_here():
-                    # Not the callback's: this coroutine is being closed from outside its
-                    # task, and may not await again. What has not run stays on the stack.
+                if not guard.is_here():
+                    # This coroutine is being closed from outside of its task, and may not
+                    # await again. What has not run stays on the stack.
                     unwind.stop()
             registration, awaitable = _resume(steps, result, error)
     except StopIteration:
