@@ -723,6 +723,23 @@ def test_a_loop_lets_go_of_managers_that_are_done() -> None:
     asyncio.run(main())
 
 
+def test_a_manager_keeps_no_trio_run_that_is_over(manager: lastly.ShutdownManager) -> None:
+    """R18: what a trio run has left to do holds on to it, the manager itself does not."""
+    trio = pytest.importorskip("trio")
+    runs: list[weakref.ref[object]] = []
+
+    async def main() -> None:
+        runs.append(weakref.ref(trio.lowlevel.current_trio_token()))
+        assert manager.defer(int).cancel()
+
+    kept = manager.defer(int)
+    for _ in range(3):
+        trio.run(main)
+    gc.collect()
+    assert [run() for run in runs] == [None] * 3
+    assert kept.cancel()
+
+
 def test_closing_leaves_nothing_of_itself(manager: lastly.ShutdownManager) -> None:
     """R13: a process that closes again and again keeps no trace of it but the last report."""
 

@@ -95,16 +95,10 @@ def _name(given: object) -> str:
     return "None" if given is None else f"an object of type {type(given).__qualname__}"
 
 
-def checked_name(name: object) -> str | None:
-    if name is None or isinstance(name, str):
-        return name
-    raise TypeError(f"a name is a string, but {name!r} was given; write name={str(name)!r}")
-
-
-def checked_reason(reason: object) -> str | None:
-    if reason is None or isinstance(reason, str):
-        return reason
-    raise TypeError(f"a reason is a string, but {reason!r} was given; write {str(reason)!r}")
+def checked_text(what: str, text: object) -> str | None:
+    if text is None or isinstance(text, str):
+        return text
+    raise TypeError(f"a {what} is a string, but {text!r} was given; write {what}={str(text)!r}")
 
 
 def checked_errors(errors: Any) -> Errors:

@@ -6,7 +6,7 @@ May import _homes only.
 from __future__ import annotations
 
 import sys
-import threading
+from threading import current_thread
 
 from ._homes import current_home, current_task, is_trio, run_to_end, stop, wait
 
@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Future
+    from threading import Thread
     from typing import Any
 
     import anyio
@@ -28,7 +29,6 @@ class Guard:
     def __init__(self) -> None:
         self.scope: anyio.CancelScope | None = None
         self.home = current_home()
-        self.thread = threading.current_thread()
         self.task = current_task()
         self._is_trio = is_trio(self.task)
         self._cancelled: type[BaseException]
@@ -84,12 +84,12 @@ class Guard:
         """Tell whether this still runs as a step of the task that it guards."""
         return current_task() is self.task
 
-    def is_suspended(self) -> bool:
-        """Tell whether the loop has stopped under the unwind, which will not go on by itself.
+    def is_suspended(self, thread: Thread) -> bool:
+        """Tell whether the loop has stopped under an unwind that began in this thread.
 
         That is so if no other thread can be running the loop, and this one is not.
         """
-        elsewhere = self.thread is not threading.current_thread() and self.thread.is_alive()
+        elsewhere = thread is not current_thread() and thread.is_alive()
         if self._is_trio or elsewhere:
             return False
         return current_home() is not self.home

@@ -139,9 +139,7 @@ def call_at_home(registration: Registration, leaving: BaseException | None) -> A
         return call(registration, leaving)
     if is_closed(home):
         return _refuse_to_await(call(registration, leaving))
-    from anyio.to_thread import (
-        run_sync,  # lazy: it takes longer to load than all that `import lastly` loads
-    )
+    from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
 
     return run_sync(_call_there, registration, leaving)
 
@@ -150,10 +148,10 @@ def call_from_outside(registration: Registration, leaving: BaseException | None)
     """Call the callback from a thread that runs no loop; wait if its home runs elsewhere."""
     home: Any = registration.home
     if home is None or home is current_home() or is_closed(home):
-        return call(registration, leaving)
-    if is_trio(home) or home.is_running():
-        return _call_there(registration, leaving)
-    return call(registration, leaving)
+        runs_elsewhere = False
+    else:
+        runs_elsewhere = is_trio(home) or home.is_running()
+    return (_call_there if runs_elsewhere else call)(registration, leaving)
 
 
 def _call_there(registration: Registration, leaving: BaseException | None) -> Any:

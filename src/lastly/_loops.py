@@ -26,19 +26,16 @@ if TYPE_CHECKING:
     Hook = Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, Unwind | None]]
 
 
-def _nothing() -> None:
-    pass
-
-
 def tie(
     loop: asyncio.AbstractEventLoop, hook: Hook, forget: Callable[[], object]
-) -> Callable[[], object]:
+) -> Callable[[], object] | None:
     """Have `hook(loop)` awaited when the loop is torn down, before what it needs is gone.
 
-    Calls `forget` when the loop is closed. Returns a function that takes the hook back.
+    Calls `forget` when the loop is closed. Returns a function that takes the hook back, or
+    None for trio, which has no such hook: its scopes end in the run, with `async with`.
     """
     if is_trio(loop):
-        return _nothing  # trio has no such hook: end its scopes in the run, with `async with`
+        return None
     teardown = getattr(loop.close, "__self__", None)
     if not isinstance(teardown, _Teardown):
         teardown = _Teardown(loop)

@@ -9,11 +9,11 @@ import sys
 from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from contextvars import ContextVar
 from functools import partial
-from threading import get_ident
+from threading import current_thread
 from types import MethodType
 
 from . import _homes, _interpreter, _loops
-from ._checks import check_callback, checked_errors, checked_name, checked_reason, context_methods
+from ._checks import check_callback, checked_errors, checked_text, context_methods
 from ._guard import Guard
 from ._outcome import Reason, Status
 from ._registration import Registration, looks_async, qualified_name
@@ -68,7 +68,7 @@ class ShutdownManager:
     """
 
     def __init__(self, name: str | None = None, *, errors: Errors = "last") -> None:
-        self.name: str | None = checked_name(name)
+        self.name: str | None = checked_text("name", name)
         self._errors: Errors = checked_errors(errors)
         self._stack = Stack()
         self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
@@ -147,7 +147,7 @@ class ShutdownManager:
         >>> handle.cancel()
         True
         """
-        checked_name(name)
+        checked_text("name", name)
         if func is not _NOTHING:
             return self._push("defer", func, args, frame=_caller(), name=name)
 
@@ -256,7 +256,9 @@ class ShutdownManager:
         _interpreter.call_at_exit(self._exit_interpreter)
         if home is not None and home not in self._tied:
             forget = partial(self._tied.pop, home, None)
-            self._tied[home] = _loops.tie(home, self._tear_down, forget)
+            untie = _loops.tie(home, self._tear_down, forget)
+            if untie is not None:
+                self._tied[home] = untie
 
     def _discard(self, registration: Registration, /) -> bool:
         if not self._stack.discard(registration):
@@ -318,7 +320,7 @@ class ShutdownManager:
 
         >>> ShutdownManager().close()
         """
-        self._close(Unwind(Reason("close", checked_reason(reason))))
+        self._close(Unwind(Reason("close", checked_text("reason", reason))))
 
     async def aclose(self, reason: str | None = None) -> None:
         """Unwind the whole manager in the running loop and in this task.
@@ -330,7 +332,7 @@ class ShutdownManager:
         >>> import asyncio
         >>> asyncio.run(ShutdownManager().aclose())
         """
-        await self._aclose(Unwind(Reason("close", checked_reason(reason))))
+        await self._aclose(Unwind(Reason("close", checked_text("reason", reason))))
 
     def __enter__(self) -> Self:
         return self
@@ -400,7 +402,7 @@ class ShutdownManager:
         return (
             current is not None
             and current.calling is loop
-            and current.thread != get_ident()
+            and current.thread is not current_thread()
             and current not in _inside.get()
         )
 
@@ -497,7 +499,7 @@ class _Turn:
 def _went_on(current: Unwind) -> bool:
     """End an unwind whose loop has stopped under it; return whether it was one."""
     guard = current.guard
-    if not isinstance(guard, Guard) or not guard.is_suspended():
+    if not isinstance(guard, Guard) or not guard.is_suspended(current.thread):
         return False
     guard.go_on(current.done)
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from contextlib import suppress
-from threading import get_ident
+from threading import current_thread
 from time import perf_counter
 
 from ._outcome import Outcome, Report, Status, describe
@@ -82,7 +82,7 @@ class Unwind:
         self.report: Report | None = None
         self.postponed: Registration | None = None
         self.complete = False
-        self.thread = get_ident()
+        self.thread = current_thread()
         self.calling: object | None = None  # the home of the callback that runs
         self.done: Future[None] = Future()
         self._stopping = False
@@ -171,19 +171,18 @@ class Unwind:
             )
             earlier = []
         if self.error is not None and earlier:
-            _add_note(self.error, f"{_count(earlier, 'earlier failure')} in this unwind", earlier)
+            lead = f"{_count(earlier, 'earlier failure')} in this unwind"
+            _add_note(self.error, f"{lead}: {_list(earlier)}")
         return self.report
 
     def verdict(self, leaving: BaseException | None) -> BaseException | None:
         """Return the exception that must come out of a scope that `leaving` leaves (R12)."""
         if leaving is not None and not isinstance(leaving, Exception):
             if self._failures:
-                failed = (
-                    f"{_count(self._failures, 'callback')} failed while this was on its way out"
-                )
-                _add_note(leaving, failed, self._failures)
+                lead = f"{_count(self._failures, 'callback')} failed while this was on its way out"
+                _add_note(leaving, f"{lead}: {_list(self._failures)}")
             elif self.error is not None:  # close() was refused
-                _add_note(leaving, str(self.error), [])
+                _add_note(leaving, str(self.error))
             return leaving
         if self.error is None:
             return leaving
@@ -338,7 +337,11 @@ def _count(things: list[Outcome], noun: str) -> str:
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def _add_note(exception: BaseException, lead: str, failures: list[Outcome]) -> None:
+def _list(failures: list[Outcome]) -> str:
+    return "; ".join(map(str, failures))
+
+
+def _add_note(exception: BaseException, text: str) -> None:
     # A frozen exception, or one whose __notes__ is no list, goes without; the log has all.
     with suppress(Exception):
-        exception.add_note(": ".join(["lastly", lead, "; ".join(map(str, failures))]).rstrip(": "))
+        exception.add_note(f"lastly: {text}")
