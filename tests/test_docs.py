@@ -34,6 +34,7 @@ RULES = {
     16: "What is left unwinds at interpreter exit.",
     17: "A callback runs on its home loop, wherever that is.",
     18: "Scopes unwind the whole manager, in their loop and task, shielded.",
+    23: "What takes long is logged, with the line that it waits at.",
     29: "Each unwind leaves a report.",
     32: "Bad input is refused at the call, with what to write instead.",
 }

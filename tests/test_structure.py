@@ -42,6 +42,7 @@ def test_there_are_no_import_cycles() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
+        ("_where", set()),
         ("_outcome", set()),
         ("_interpreter", set()),
         ("_registration", {"_outcome"}),
