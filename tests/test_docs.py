@@ -36,6 +36,7 @@ RULES = {
     18: "Scopes unwind the whole manager, in their loop and task, shielded.",
     23: "What takes long is logged, with the line that it waits at.",
     29: "Each unwind leaves a report.",
+    30: "A report can be read as blame, as a timeline in text, and as a picture.",
     32: "Bad input is refused at the call, with what to write instead.",
 }
 

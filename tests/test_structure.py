@@ -43,7 +43,9 @@ def test_there_are_no_import_cycles() -> None:
     ("module", "allowed"),
     [
         ("_where", set()),
-        ("_outcome", set()),
+        ("_render", set()),
+        ("_picture", {"_render"}),
+        ("_outcome", {"_picture", "_render"}),
         ("_interpreter", set()),
         ("_registration", {"_outcome"}),
         ("_checks", {"_registration"}),

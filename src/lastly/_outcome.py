@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """Say how far a registration has come; the last three are how an outcome can end.
+    """Say how far a registration has come; from `ok` on, how an outcome can end.
 
     A string, so that it compares with and prints as its value.
 
@@ -31,6 +31,9 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     OK = "ok"
     FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    FORCED = "forced"
+    ABANDONED = "abandoned"
     INTERRUPTED = "interrupted"
 
 
@@ -96,7 +99,10 @@ class Outcome:
 
     def __str__(self) -> str:
         told = f"{self.name} ({self.origin}) {self.status}"
-        return told if self.exception is None else f"{told}: {describe(self.exception)}"
+        if self.exception is None:
+            return told
+        line, _, _ = describe(self.exception).partition("\n")
+        return f"{told}: {line}"
 
     def __repr__(self) -> str:
         return f"<Outcome {self}>"
@@ -117,7 +123,8 @@ class Report:
     """Hold what happened in one unwind: its reason, its duration in seconds, and its outcomes.
 
     `outcomes` are in the order in which the callbacks ran; `failures` are those among
-    them that did not end `ok`; `ok` is whether there are none.
+    them that did not end `ok`; `ok` is whether there are none. `str(report)` is a summary
+    to paste into an incident.
 
     >>> Report(Reason("close"), (), 0.0).ok
     True
@@ -145,6 +152,35 @@ class Report:
             f"<Report of {self.reason}: {len(self.outcomes)} run, "
             f"{len(self.failures)} failed, {self.duration:.3f} s>"
         )
+
+    # What draws is loaded when somebody looks: few reports are.
+
+    def __str__(self) -> str:
+        from . import _render
+
+        return _render.summary(self)
+
+    def blame(self) -> str:
+        """Return a text that lists the callbacks, the slowest first (R30)."""
+        from . import _render
+
+        return _render.blame(self)
+
+    def timeline(self, *, width: int | None = None, ascii_only: bool | None = None) -> str:
+        """Return a text that draws when each callback ran, as bars (R30).
+
+        `width` is in columns, that of the terminal unless given. `ascii_only` keeps to
+        ASCII; unless given it is what the encoding of stdout asks for.
+        """
+        from . import _render
+
+        return _render.timeline(self, width=width, ascii_only=ascii_only)
+
+    def to_svg(self) -> str:
+        """Return an SVG picture of the timeline, which needs nothing besides itself (R30)."""
+        from . import _picture
+
+        return _picture.to_svg(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a dict that `json.dumps` takes."""
