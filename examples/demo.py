@@ -39,6 +39,7 @@ class App:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.report: dict[str, Any] = {}
+        self.timeline: list[str] = []
 
     def listen(self, until: str | None = None) -> str | None:
         """Read what the app says; return what follows `until`, or None at its end."""
@@ -46,6 +47,9 @@ class App:
         for line in self.child.stdout:
             if line.startswith("{"):
                 self.report = json.loads(line)
+                continue
+            if self.report:
+                self.timeline.append(line)
                 continue
             say("  ", line, end="")
             verb, _, rest = line.rstrip("\n").partition(" ")
@@ -59,10 +63,10 @@ class App:
 
 
 @contextmanager
-def running(script: Path, database: Path, seconds: float) -> Generator[App]:
+def running(script: Path, database: Path, picture: Path, seconds: float) -> Generator[App]:
     """Run the app, for so many seconds at most, and leave no process behind."""
     command = [sys.executable, str(script), "--port", "0"]
-    environment = {**os.environ, "WEBAPP_DB": str(database)}
+    environment = {**os.environ, "WEBAPP_DB": str(database), "LASTLY_REPORT": str(picture)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         limit = threading.Timer(seconds, child.kill)
         limit.start()
@@ -90,18 +94,16 @@ def show(response: httpx.Response) -> None:
     response.raise_for_status()
 
 
-def table(report: dict[str, Any]) -> None:
-    say("   callback        status    start     took    registered at")
-    for outcome in report["outcomes"]:
-        start, took = outcome["start"] * 1000, outcome["duration"] * 1000
-        say(
-            f"   {outcome['name']:15} {outcome['status']:7} {start:5.1f} ms {took:5.1f} ms    "
-            f"{Path(outcome['origin']).name}"
-        )
+def tell(app: App, picture: Path) -> None:
+    for line in app.timeline:
+        say("  ", line, end="")
+    say("\n   registered at")
+    for outcome in app.report["outcomes"]:
+        say(f"   {outcome['name']:15} {Path(outcome['origin']).name}")
         if outcome["exception"]:
             say(f"      {outcome['exception']}")
-    count, took = len(report["outcomes"]), report["duration"] * 1000
-    say(f"   {count} callbacks in {took:.1f} ms, at {report['reason']['trigger']}")
+    if picture.exists():
+        say(f"\n   LASTLY_REPORT has drawn the same as a picture, {picture}")
 
 
 def faults(app: App, database: Path) -> Iterator[str]:
@@ -127,8 +129,8 @@ def faults(app: App, database: Path) -> Iterator[str]:
         yield f"the worker has left {waiting} of {len(NOTES)} jobs undone"
 
 
-def demo(script: Path, database: Path, seconds: float) -> None:
-    with running(script, database, seconds) as app:
+def demo(script: Path, database: Path, picture: Path, seconds: float) -> None:
+    with running(script, database, picture, seconds) as app:
         say(f"1. Start {script.name} on a free port of this machine")
         url = app.listen(until="serving")
         if url is not None:
@@ -144,7 +146,7 @@ def demo(script: Path, database: Path, seconds: float) -> None:
             raise Failed(f"the app ended before it was serving, with exit status {code}")
     if app.report:
         say("\n4. What lastly reports")
-        table(app.report)
+        tell(app, picture)
     say("\n5. Check")
     if found := list(faults(app, database)):
         raise Failed("\n  ".join(found))
@@ -156,11 +158,18 @@ def demo(script: Path, database: Path, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Show and check how an app closes.")
     parser.add_argument("app", nargs="?", type=Path, default=WEBAPP, help="default: webapp.py")
+    parser.add_argument(
+        "--svg",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "lastly-demo.svg"),
+        help="where to draw the shutdown (default: %(default)s)",
+    )
     parser.add_argument("--limit", type=float, default=30, help="seconds until the app is killed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         try:
-            demo(options.app, Path(directory, "notes.db"), options.limit)
+            options.svg.unlink(missing_ok=True)  # that of an earlier demo
+            demo(options.app, Path(directory, "notes.db"), options.svg.absolute(), options.limit)
         except Failed as exc:
             sys.exit(f"\ndemo failed:\n  {exc}")
         except (httpx.HTTPError, sqlite3.Error, json.JSONDecodeError) as exc:

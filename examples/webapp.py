@@ -175,6 +175,7 @@ class Server(uvicorn.Server):
         report = lastly.last_report()
         if report is not None:
             say(json.dumps(report.to_dict()))
+            say(report.timeline(width=76))
 
 
 async def main(port: int) -> None:

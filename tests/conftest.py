@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 import lastly
+from lastly._clock import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +31,16 @@ BACKENDS = [
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the key and the certificate of "localhost", and who signed it."""
+    path = tmp_path_factory.mktemp("certificate") / "localhost.pem"
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
+    authority.cert_pem.write_to_path(path, append=True)
+    return path
 
 
 @pytest.fixture
@@ -65,3 +80,44 @@ def run_child(tmp_path: Path) -> Callable[..., Ended]:
         return Ended(done.returncode, done.stdout.splitlines(), done.stderr)
 
     return run
+
+
+class FakeClock(Clock):
+    """Time that passes only when a test says so, for the managers that it is given to."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self._timers: dict[object, tuple[float, Callable[[], object]]] = {}
+        self._moved = threading.Condition()
+
+    def now(self) -> float:
+        return self.time
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], object]:
+        key = object()
+        self._timers[key] = (self.time + seconds, callback)
+        return lambda: self._timers.pop(key, None)
+
+    def wait(self, future: Future[object], seconds: float | None) -> bool:
+        until = self.time + (math.inf if seconds is None else seconds)
+        with self._moved:
+            future.add_done_callback(lambda _: self.advance(0))
+            assert self._moved.wait_for(lambda: future.done() or self.time >= until, timeout=30)
+        return future.done()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; what falls due is called meanwhile, in order, from here."""
+        end = self.time + seconds
+        while due := [(when, key) for key, (when, _) in self._timers.items() if when <= end]:
+            self.time, key = min(due, key=lambda timer: timer[0])
+            self._timers.pop(key)[1]()
+        with self._moved:
+            self.time = end
+            self._moved.notify_all()
+
+
+@pytest.fixture
+def clock(manager: lastly.ShutdownManager) -> FakeClock:
+    """The clock of the `manager` fixture, which the test moves."""
+    manager._settings.clock = clock = FakeClock()
+    return clock

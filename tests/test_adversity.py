@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 import lastly
-from lastly import _interpreter
+from lastly import _interpreter, _threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -504,8 +504,9 @@ def test_the_exit_hook_tries_again_but_not_for_ever(monkeypatch: pytest.MonkeyPa
         calls.append("never")
         raise KeyboardInterrupt
 
-    _interpreter.call_at_exit(never)
-    _interpreter.call_at_exit(recovers)
+    settings = lastly.ShutdownManager()._settings
+    _interpreter.call_at_exit(never, settings, tuple)
+    _interpreter.call_at_exit(recovers, settings, tuple)
     with pytest.raises(KeyboardInterrupt):
         _interpreter.unwind_at_exit()
     assert calls == ["recovers"] * 2 + ["never"] * 3
@@ -909,14 +910,14 @@ def test_a_cancelled_future_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
             threads.append(self)
 
     calls: list[str] = []
-    executor = _interpreter.executor()
-    monkeypatch.setattr(_interpreter.threading, "Thread", Later)
+    executor = _threads.plain_threads()
+    monkeypatch.setattr(_threads, "Thread", Later)
     kept, dropped = (executor.submit(calls.append, name) for name in ("kept", "dropped"))
-    assert executor.running == {kept, dropped}
+    assert set(executor.running) == {kept, dropped}
     assert dropped.cancel()
     for thread in threads:
         thread.run()
-    assert executor.running == set()
+    assert executor.running == {}
     assert calls == ["kept"]
 
 

@@ -34,9 +34,13 @@ RULES = {
     16: "What is left unwinds at interpreter exit.",
     17: "A callback runs on its home loop, wherever that is.",
     18: "Scopes unwind the whole manager, in their loop and task, shielded.",
+    20: "Past its timeout a callback is cancelled, and `on_timeout` runs in its place.",
+    21: "One unwind has one grace, and no callback gets more than four fifths of what is left.",
+    22: "Past the grace the rest is forced: called, and cancelled at its first await.",
     23: "What takes long is logged, with the line that it waits at.",
     29: "Each unwind leaves a report.",
     30: "A report can be read as blame, as a timeline in text, and as a picture.",
+    31: "`LASTLY_REPORT` names a file that each unwind's report is written to.",
     32: "Bad input is refused at the call, with what to write instead.",
 }
 

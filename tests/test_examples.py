@@ -10,6 +10,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,6 +96,13 @@ def test_worker_closes_when_a_job_fails(tmp_path: Path) -> None:
     assert result.returncode == 1
 
 
+def parts(stdout: str) -> tuple[list[str], dict[str, Any], list[str]]:
+    """Return what the web app says while it closes, its report, and its timeline."""
+    lines = stdout.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if line.startswith("{"))
+    return lines[:at], json.loads(lines[at]), lines[at + 1 :]
+
+
 @pytest.mark.parametrize(
     ("number", "returncode"),
     # uvicorn raises the signal once more; asyncio turns SIGINT into a KeyboardInterrupt.
@@ -121,9 +129,9 @@ def test_webapp(number: signal.Signals, returncode: int, tmp_path: Path) -> None
             # While the connection is open: a server has to cope with that.
             child.send_signal(number)
             stdout, stderr = child.communicate(timeout=TIMEOUT)
-    *closing, last = stdout.splitlines()
+    closing, report, timeline = parts(stdout)
     assert closing == [f"closed {name}" for name in reversed(opened)]
-    report = json.loads(last)
+    assert timeline[0].startswith("unwound on scope exit in ")
     assert report["ok"] is True
     assert report["reason"] == {"trigger": "scope exit", "detail": None}
     assert [(outcome["name"], outcome["status"]) for outcome in report["outcomes"]] == [
@@ -160,7 +168,7 @@ def test_webapp_finishes_its_jobs_before_the_pool_closes(tmp_path: Path) -> None
                 assert [note["words"] for note in client.get("/notes").json()] == words
             child.terminate()
             stdout, stderr = child.communicate(timeout=TIMEOUT)
-        assert json.loads(stdout.splitlines()[-1])["ok"] is True
+        assert parts(stdout)[1]["ok"] is True
         assert (stderr, child.returncode) == ("", -signal.SIGTERM)
 
 
@@ -179,11 +187,12 @@ def test_webapp_that_cannot_start_closes_what_did_open(tmp_path: Path) -> None:
     assert result.returncode == 1
 
 
-def test_demo() -> None:
-    result = run(EXAMPLES / "demo.py")
+def test_demo(tmp_path: Path) -> None:
+    svg = tmp_path / "shutdown.svg"
+    result = run(EXAMPLES / "demo.py", "--svg", svg)
     assert result.stderr == ""
     assert result.returncode == 0
-    assert 25 <= len(result.stdout.splitlines()) <= 35
+    assert 30 <= len(result.stdout.splitlines()) <= 45
     said = re.findall(r"^   ((?:opened|closed) .*)$", result.stdout, re.MULTILINE)
     assert said == [
         "opened client",
@@ -193,8 +202,12 @@ def test_demo() -> None:
         "closed pool",
         "closed client",
     ]
-    table = re.findall(r"^   (\S+) +ok +.*webapp\.py:\d+$", result.stdout, re.MULTILINE)
-    assert table == ["worker", "Pool", "close_client"]
+    bars = re.findall(r"^   (\S+) +ok +[\d.]+[mu]?s +[█▏#|]+$", result.stdout, re.MULTILINE)
+    assert bars == ["worker", "Pool", "close_client"]
+    origins = re.findall(r"^   (\S+) +webapp\.py:\d+$", result.stdout, re.MULTILINE)
+    assert origins == bars
+    assert f"a picture, {svg}" in result.stdout
+    assert svg.read_text().startswith("<svg ")
     assert "3 resources were opened, and each was closed once, newest first" in result.stdout
 
 
@@ -270,7 +283,7 @@ NEWEST = "app.state.pool, app.state.worker = pool, worker"
     ],
 )
 def test_demo_finds(changes: list[tuple[str, str]], message: str, tmp_path: Path) -> None:
-    result = run(EXAMPLES / "demo.py", altered(tmp_path, *changes))
+    result = run(EXAMPLES / "demo.py", altered(tmp_path, *changes), "--svg", tmp_path / "demo.svg")
     assert f"\ndemo failed:\n  {message}" in result.stderr
     assert result.returncode == 1
 
@@ -278,6 +291,6 @@ def test_demo_finds(changes: list[tuple[str, str]], message: str, tmp_path: Path
 def test_demo_kills_an_app_that_hangs(tmp_path: Path) -> None:
     script = tmp_path / "hanging.py"
     script.write_text("import threading\nthreading.Event().wait()\n")
-    result = run(EXAMPLES / "demo.py", script, "--limit", "0.5")
+    result = run(EXAMPLES / "demo.py", script, "--limit", "0.5", "--svg", tmp_path / "demo.svg")
     assert result.stderr == "\ndemo failed:\n  the app was killed: it had not ended after 0.5 s\n"
     assert result.returncode == 1

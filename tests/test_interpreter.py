@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import lastly
-from lastly import _interpreter
+from lastly import _interpreter, _threads
 
 THREADS_START_AT_EXIT = not (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 1)
 
@@ -121,10 +121,10 @@ def test_the_executor_works_inline_where_no_thread_can_start(
         def start(self) -> None:
             raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    executor = _interpreter.executor()
+    executor = _threads.plain_threads()
     assert executor.submit(int, "7").result(60) == 7
     assert isinstance(executor.submit(sys.exit, 3).exception(60), SystemExit)
-    monkeypatch.setattr(_interpreter.threading, "Thread", NoThread)
+    monkeypatch.setattr(_threads, "Thread", NoThread)
     assert executor.submit(int, "8").result(0) == 8
     with pytest.raises(ValueError, match="invalid"):
         executor.submit(int, "x").result(0)

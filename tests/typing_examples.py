@@ -62,7 +62,13 @@ lastly.defer(close, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgume
 lastly.defer(close)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportArgumentType]
 lastly.defer(close, "x", mode=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
-lastly.ShutdownManager(errors="group")
+# on_timeout is called with nothing; times are numbers, or None for none.
+lastly.defer(close, "x", timeout=5, on_timeout=Connection().close, thread=False)
+lastly.defer(close, "x", on_timeout=sync)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+lastly.defer(close, "x", timeout="5")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+lastly.configure(grace=30, timeout=None, slow_after=2.5)
+
+lastly.ShutdownManager(errors="group", grace=30, timeout=10, slow_after=None)
 lastly.configure(errors="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ._manager import ShutdownManager
 from ._manager import default as _default
-from ._outcome import Outcome, Reason, Report, Status
+from ._outcome import CleanupTimeout, Outcome, Reason, Report, Status
 from ._registration import Registration
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 __all__ = [
+    "CleanupTimeout",
     "Outcome",
     "Reason",
     "Registration",

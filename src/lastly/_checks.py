@@ -6,16 +6,26 @@ May import _registration only.
 from __future__ import annotations
 
 from contextlib import AsyncContextDecorator, ContextDecorator
+from functools import partial
+from itertools import pairwise
+from math import inf
 from types import CodeType, FunctionType, MethodType
 
-from ._registration import CO_ITERABLE_COROUTINE, dispose, is_awaitable
+from ._registration import (
+    CO_ITERABLE_COROUTINE,
+    Options,
+    dispose,
+    is_awaitable,
+    looks_async,
+    qualified_name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal
+    from typing import Any
 
-    Errors = Literal["last", "group", "log"]
+    from ._settings import Errors
 
 _ERRORS = ("last", "group", "log")
 _FUNCTIONS = (FunctionType, MethodType)
@@ -99,6 +109,71 @@ def checked_text(what: str, text: object) -> str | None:
     if text is None or isinstance(text, str):
         return text
     raise TypeError(f"a {what} is a string, but {text!r} was given; write {what}={str(text)!r}")
+
+
+def checked_seconds(what: str, seconds: Any, *, zero: bool = True) -> float | None:
+    """Return a duration as a float of at least 0, or more than 0; None is none."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        total = getattr(seconds, "total_seconds", None)
+        advice = "value.total_seconds()" if callable(total) else "a number of seconds, or None"
+        raise TypeError(f"{what}={seconds!r} is no duration; write {what}={advice}")
+    if not (seconds >= 0 if zero else seconds > 0):  # NaN is neither
+        least = "at least 0" if zero else "more than 0"
+        raise ValueError(f"{what}={seconds!r} is no duration; write {least} seconds, or None")
+    try:
+        return float(seconds)
+    except OverflowError:
+        return inf
+
+
+def checked_options(func: Any, timeout: Any, on_timeout: Any, thread: Any) -> Options | None:
+    """Return what limits a registration and how it runs, or None if nothing does."""
+    if not isinstance(thread, bool):
+        raise TypeError(f"thread={thread!r} is neither True nor False; write one of them")
+    timeout = checked_seconds("timeout", timeout)
+    if on_timeout is not None:
+        check_callback("on_timeout", on_timeout)
+    if thread and looks_async(func):
+        raise TypeError(
+            f"thread=True is for sync callbacks, and {qualified_name(func)} is async; "
+            "write it without, since an async callback can be timed out anyway"
+        )
+    if not thread and (timeout is not None or on_timeout is not None) and _is_sync(func):
+        option = "timeout" if timeout is not None else "on_timeout"
+        raise TypeError(
+            f"{option} was given for {qualified_name(func)}, which is sync and cannot be "
+            "cancelled; write thread=True besides, to have it abandoned in a thread of its own"
+        )
+    if timeout is None and on_timeout is None and not thread:
+        return None
+    return Options(timeout, on_timeout, thread=thread)
+
+
+def _is_sync(func: Any) -> bool:
+    """Tell whether calling it can return nothing that one could await.
+
+    That is certain of a Python function whose code returns None wherever it returns.
+    """
+    while isinstance(func, partial):
+        func = func.func
+    if isinstance(func, MethodType):
+        func = func.__func__
+    if not isinstance(func, FunctionType) or looks_async(func):
+        return False
+    import dis  # lazy: few callbacks are ever asked about
+
+    for before, step in pairwise(dis.get_instructions(func)):
+        # 3.12 and 3.13 have an instruction of its own for a constant that is returned.
+        constant = {"RETURN_VALUE": before, "RETURN_CONST": step}.get(step.opname)
+        if constant is not None and (
+            "CONST" not in constant.opname
+            or constant.argval is not None
+            or (step.is_jump_target and constant is before)
+        ):
+            return False
+    return True
 
 
 def checked_errors(errors: Any) -> Errors:

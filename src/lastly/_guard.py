@@ -1,6 +1,6 @@
 """The guard of a task that unwinds: shield it, and tell what is done to it from outside.
 
-May import _homes only.
+May import _backends and _runners.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from threading import current_thread
 
-from ._homes import current_home, current_task, is_trio, run_to_end, stop, wait
+from ._backends import current_home, current_task, is_trio, load_anyio, wait
+from ._runners import run_to_end, stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Guard:
 
     def __init__(self) -> None:
         self.scope: anyio.CancelScope | None = None
+        self.held = 0  # the context managers that were entered inside of it and are open
+        self.is_spent = False  # cancelled by a limit, and held
         self.home = current_home()
         self.task = current_task()
         self._is_trio = is_trio(self.task)
@@ -39,20 +42,55 @@ class Guard:
             # A request that was made and has not arrived yet will arrive in a callback.
             self._requests: int = self.task.cancelling() - getattr(self.task, "_must_cancel", False)
 
-    def shield(self) -> None:
+    def needs_shield(self, *, limited: bool) -> bool:
+        """Tell whether one has to go up, or in the place of one that a limit has cancelled."""
+        if self.scope is not None:
+            return self.is_spent and self.held == 0
         # Native asyncio has no scopes: where nobody has loaded anyio, none can be open.
-        if self.scope is None and (self._is_trio or "anyio" in sys.modules):
-            import anyio  # lazy: it takes longer to load than all that `import lastly` loads
+        return limited or self._is_trio or "anyio" in sys.modules
 
-            self.scope = anyio.CancelScope(shield=True)
-            self.scope.__enter__()
+    def shield(self) -> None:
+        self.unshield()
+        load_anyio()
+        scope: anyio.CancelScope = sys.modules["anyio"].CancelScope(shield=True)
+        self.scope = scope.__enter__()
+
+    def leave(self, error: BaseException | None) -> BaseException | None:
+        """Leave the shield that a limit has cancelled; return what is left of the error.
+
+        If a callback has entered a context manager meanwhile, that may hold a scope open, and
+        its exit has to come first.
+        """
+        self.is_spent = True
+        if self.held:
+            return self.without_its_own(error)
+        try:
+            return None if self._take_down(error) else error
+        except BaseException as exc:  # what is left of a group
+            return exc
+
+    def without_its_own(self, error: BaseException | None) -> BaseException | None:
+        """Return the error, unless it is the cancellation of a shield that is spent."""
+        if error is not None and self.is_spent and self.is_cancellation(error):
+            return None
+        return error
 
     def unshield(self) -> None:
-        scope, self.scope = self.scope, None
+        self._take_down(None)
+
+    def _take_down(self, error: BaseException | None) -> bool | None:
+        scope, self.scope, self.is_spent = self.scope, None, False
         # Only its own task may leave a scope; a coroutine that is closed from outside of
         # that task takes the scope with it.
-        if scope is not None and self.is_here():
-            scope.__exit__(None, None, None)
+        if scope is None or not self.is_here():
+            return False
+        try:
+            if error is None:
+                return scope.__exit__(None, None, None)
+            return scope.__exit__(type(error), error, error.__traceback__)
+        finally:
+            if not self._is_trio:  # the scope takes back its own requests
+                self._requests = min(self._requests, self.task.cancelling())
 
     def is_cancellation(self, exception: BaseException) -> bool:
         """Tell whether it is the backend's cancellation, or a group of nothing else."""
@@ -69,7 +107,14 @@ class Guard:
         if self._is_trio:
             return True  # trio.Cancelled cannot be made by hand
         before, self._requests = self._requests, self.task.cancelling()
-        return self._requests > before
+        return self._requests > before and not self.is_spent
+
+    def overlooked(self) -> BaseException | None:
+        """Return a cancellation that was taken for that of a limit, with which it came."""
+        if self._is_trio:
+            return None  # it tells them apart
+        before, self._requests = self._requests, self.task.cancelling()
+        return self._cancelled() if self._requests > before and not self.is_spent else None
 
     def consumed(self, cancellation: BaseException) -> bool:
         """Tell whether an exit took a cancellation for its own; on trio each exit may."""

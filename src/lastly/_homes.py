@@ -1,281 +1,166 @@
-"""Homes: which event loop runs here, and how to run things on the loop they belong to.
+"""Homes: how to run callbacks, and what they return, on the loop that they belong to.
 
-Knows asyncio (uvloop with it) and trio, and loads neither before one is needed. May import
-_registration and _unwind.
+May import what is below _runners, and that.
 """
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
+from threading import get_ident
 
+from ._backends import current_home, current_task, is_closed, is_trio, load_anyio, thread_of
+from ._errors import reraise, warn
+from ._limits import in_time
 from ._registration import call, dispose, is_awaitable
-from ._unwind import CannotAwaitError, reraise
+from ._runners import CLOSED, refuse_to_await, run_on, run_to_end, runner_of
+from ._threads import InThread
+from ._where import thread_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
-    from typing import Any, Self
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any
 
     from ._registration import Registration
-
-    class PlainThreads(ThreadPoolExecutor):
-        """An executor that tells what it is running."""
-
-        running: set[Future[Any]]
+    from ._spot import Spot, Step
 
 
-_STANDS_STILL = 10  # looks, of 50 ms each
-
-_CLOSED = (
-    "the event loop of this callback was closed before it could run; did you forget to "
-    "unwind while the loop was open, with `async with`, `lifespan` or `await aclose()`?"
-)
+_LOOKS, _STANDS_STILL = 0.05, 10  # seconds between looks, and so many looks
+_LEEWAY = 0.5  # seconds
 
 
-def current_home() -> Any:
-    """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
-    # A loop can only run where somebody has loaded its library; and where another thread
-    # has loaded half of it so far, none can run in this one.
-    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
-    loop = None if running is None else running()
-    if loop is not None:
-        return loop
-    lowlevel: Any = sys.modules.get("trio.lowlevel")
-    in_run = getattr(lowlevel, "in_trio_run", None)
-    return lowlevel.current_trio_token() if in_run is not None and in_run() else None
-
-
-def is_trio(home: Any) -> bool:
-    return type(home).__module__.partition(".")[0] == "trio"
-
-
-def is_closed(home: Any) -> bool:
-    if not is_trio(home):
-        closed: bool = home.is_closed()
-        return closed
-    try:
-        home.run_sync_soon(_nothing)
-    except sys.modules["trio"].RunFinishedError:
-        return True
-    return False
-
-
-def _nothing() -> None:
-    pass
-
-
-def current_task() -> Any:
-    home = current_home()
-    if home is None:
-        return None
-    library = sys.modules["trio.lowlevel" if is_trio(home) else "asyncio"]
-    return library.current_task()
-
-
-async def wait(future: Future[None]) -> None:
-    """Wait for a future that any thread may resolve, on the loop that is running."""
-    import anyio  # lazy: only who arrives during an unwind comes here
-
-    event = anyio.Event()
-    home = current_home()
-    wake = home.run_sync_soon if is_trio(home) else home.call_soon_threadsafe
-
-    def resolved(_: Future[None]) -> None:
-        with suppress(RuntimeError):  # its loop has gone, and whoever waited with it
-            wake(event.set)
-
-    future.add_done_callback(resolved)
-    await event.wait()
-
-
-def stop(task: asyncio.Task[Any]) -> None:
-    """Close the coroutine of a task whose loop will not run it again.
-
-    An unwind in it ends its books, and leaves what has not run to the next trigger.
-    """
-    coroutine: Any = task.get_coro()
-    with suppress(Exception):
-        coroutine.close()
-        task.cancel()  # nobody shall wait for it, if its loop does run again
-
-
-def run_to_end(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> Any:
-    """Run the loop until the awaitable is done, also when something breaks out of it once.
-
-    A KeyboardInterrupt or a task's SystemExit does, or a call of `loop.stop()`. What is
-    suspended then would be overtaken, or never end: so go on first, and raise it then.
-    """
-    task = sys.modules["asyncio"].ensure_future(awaitable, loop=loop)
-    try:
-        return loop.run_until_complete(task)
-    except BaseException as exc:
-        go_on(loop, task, exc)
-        raise
-
-
-def go_on(
-    loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], broke_out: BaseException | None
-) -> None:
-    coroutine: Any = task.get_coro()
-    if isinstance(broke_out, KeyboardInterrupt) and coroutine.cr_await is not None:
-        # As asyncio.run does: it is meant for what hangs. A task that has not begun does
-        # not, and would never begin.
-        task.cancel()
-    with suppress(sys.modules["asyncio"].CancelledError):
-        loop.run_until_complete(task)
-
-
-def call_at_home(registration: Registration, leaving: BaseException | None) -> Any:
+def call_at_home(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
     """Call the callback from inside a loop; return its result, or what to await for it.
 
     A home that is another loop gets the call in a worker thread that waits for it (R17).
     """
     home: Any = registration.home
-    if home is None or home is current_home():
-        return call(registration, leaving)
+    if home is None or home is current_home() or _wants_thread(registration):
+        return _call_here(registration, leaving)
     if is_closed(home):
-        return _refuse_to_await(call(registration, leaving))
-    from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
+        return refuse_to_await(call(registration, leaving))
+    with spot.excused():
+        load_anyio()
+        from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
+    if spot.limit is not None:
+        spot.limit.elsewhere = True
+    return run_sync(_call_there, registration, leaving, spot)
 
-    return run_sync(_call_there, registration, leaving)
 
-
-def call_from_outside(registration: Registration, leaving: BaseException | None) -> Any:
+def call_from_outside(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
     """Call the callback from a thread that runs no loop; wait if its home runs elsewhere."""
     home: Any = registration.home
-    if home is None or home is current_home() or is_closed(home):
+    if home is None or home is current_home() or _wants_thread(registration) or is_closed(home):
         runs_elsewhere = False
     else:
         runs_elsewhere = is_trio(home) or home.is_running()
-    return (_call_there if runs_elsewhere else call)(registration, leaving)
+    if runs_elsewhere:
+        if spot.limit is not None:
+            spot.limit.elsewhere = True
+        return _call_there(registration, leaving, spot)
+    return _call_here(registration, leaving)
 
 
-def _call_there(registration: Registration, leaving: BaseException | None) -> Any:
-    home: Any = registration.home
-    if is_trio(home):
-        trio = sys.modules["trio"]
-        result, exception = trio.from_thread.run(_invoke, registration, leaving, trio_token=home)
-    elif home.is_running():
-        asyncio = sys.modules["asyncio"]
-        coroutine = _invoke(registration, leaving)
-        future = asyncio.run_coroutine_threadsafe(coroutine, home)
+def _wants_thread(registration: Registration) -> bool:
+    return registration._options is not None and registration._options.thread
+
+
+def _call_here(registration: Registration, leaving: BaseException | None) -> Any:
+    if _wants_thread(registration):
         try:
-            result, exception = _result_of(future, home)
+            return InThread(partial(call, registration, leaving), registration.name)
         except RuntimeError:
-            dispose(coroutine)
-            raise
+            # None can start while 3.12.0 and 3.12.1 exit; to be called matters more.
+            warn(
+                "callback %s (%s) runs without the thread that it asked for, and without a time "
+                "limit: this interpreter starts no thread now",
+                registration.name,
+                registration.origin,
+            )
+    return call(registration, leaving)
+
+
+def _call_there(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
+    home: Any = registration.home
+    invoke = partial(_invoke, registration, leaving, spot, spot.current)
+    if not is_trio(home) and not home.is_running():
+        result, exception = run_on(runner_of(home), invoke())
     else:
-        result, exception = HomeRunner().run(_invoke(registration, leaving), home)
+        # Until it begins there, what holds it up is whatever that thread does.
+        with spot.moved(thread_of(home), None, None):
+            run = _run_on_trio if is_trio(home) else _run_on_asyncio
+            result, exception = run(invoke, home, spot)
     if exception is not None:
         reraise(exception)
     return result
 
 
-def _result_of(future: Future[Any], home: asyncio.AbstractEventLoop) -> Any:
+def _run_on_trio(invoke: Callable[[], Any], home: Any, spot: Spot) -> Any:
+    # Not trio.from_thread.run, which waits without a limit.
+    from concurrent.futures import Future  # lazy: loaded wherever trio is
+
+    future: Future[Any] = Future()
+
+    async def run() -> None:
+        if future.set_running_or_notify_cancel():
+            future.set_result(await invoke())
+
+    spawn = sys.modules["trio"].lowlevel.spawn_system_task
+    home.run_sync_soon(partial(spawn, run, context=copy_context()))
+    return _result_of(future, home, spot)
+
+
+def _run_on_asyncio(invoke: Callable[[], Any], home: asyncio.AbstractEventLoop, spot: Spot) -> Any:
+    coroutine = invoke()
+    future = sys.modules["asyncio"].run_coroutine_threadsafe(coroutine, home)
+    try:
+        return _result_of(future, home, spot)
+    except RuntimeError:
+        dispose(coroutine)
+        raise
+
+
+def _result_of(future: Future[Any], home: Any, spot: Spot) -> Any:
     """Wait for what a running loop was handed, which may have taken its last step just then.
 
     No event tells that; hence a look now and then. A loop that stands still is only run on
-    here when it has done so for a while: its owner may be between two runs of it.
+    here when it has done so for a while: its owner may be between two runs of it. A loop that
+    is blocked gets a little longer than the limit, to cut the callback short by itself.
     """
     still = 0
     while True:
         with suppress(TimeoutError):
-            return future.result(timeout=0.05)
-        if home.is_closed():
-            raise RuntimeError(_CLOSED)
-        still = 0 if home.is_running() else still + 1
+            return future.result(timeout=_LOOKS)
+        if is_closed(home):
+            raise RuntimeError(CLOSED)
+        limit = spot.limit
+        if limit is not None and spot.settings.clock.now() > limit.start + limit.seconds + _LEEWAY:
+            limit.where = thread_stack(thread_of(home))
+            limit.armed = limit.expired = limit.abandoned = True
+            future.cancel()  # it is not called any more, if it has not begun
+            return None, None
+        still = 0 if is_trio(home) or home.is_running() else still + 1
         if still == _STANDS_STILL:
             run_to_end(home, sys.modules["asyncio"].wrap_future(future, loop=home))
 
 
 async def _invoke(
-    registration: Registration, leaving: BaseException | None
+    registration: Registration, leaving: BaseException | None, spot: Spot, step: Step | None
 ) -> tuple[object, BaseException | None]:
+    if spot.current is not step:
+        return None, None  # too late: the unwind has gone on without it
     # The exception travels as a value: SystemExit would stop the loop that runs this.
     try:
-        result = call(registration, leaving)
-        if is_awaitable(result):
-            result = await result
+        result: Any = None
+        with spot.moved(get_ident(), current_home(), current_task()):
+            awaitable: Any = call(registration, leaving)
+            if is_awaitable(awaitable):
+                result = await in_time(spot, awaitable)
     except BaseException as exc:
         return None, exc
-    return (bool(result) if registration._takes_exception else None), None
-
-
-def _refuse_to_await(result: Any) -> Any:
-    if not is_awaitable(result):
-        return result
-    dispose(result)
-    raise RuntimeError(_CLOSED)
-
-
-class HomeRunner:
-    """Run awaitables, from a thread that runs no loop, on the loops that they belong to.
-
-    Those of the interpreter share one fresh loop. `executor` makes the default executor
-    for where the interpreter has shut down the ordinary ones.
-    """
-
-    def __init__(self, executor: Callable[[], PlainThreads] | None = None) -> None:
-        self._make_executor = executor
-        self._executor: PlainThreads | None = None
-        self._fresh: asyncio.Runner | None = None
-
-    def run(self, awaitable: Any, home: Any) -> Any:
-        import asyncio  # lazy: a program without a coroutine never comes here
-
-        if current_home() is not None:
-            raise CannotAwaitError
-        if home is None:
-            # A loop_factory keeps the Runner from touching set_event_loop, which belongs
-            # to the program.
-            if self._fresh is None:
-                self._fresh = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-            runner = self._fresh
-        elif is_closed(home):
-            return _refuse_to_await(awaitable)
-        else:
-            # A Runner cancels on Ctrl-C and waits, where run_until_complete would leave
-            # the callback suspended. It is never closed: the loop is not ours.
-            runner = asyncio.Runner(loop_factory=lambda: home)
-        loop = runner.get_loop()
-        if self._make_executor is not None:
-            self._executor = self._executor or self._make_executor()
-            loop.set_default_executor(self._executor)
-        tasks: list[asyncio.Task[Any]] = []
-        try:
-            return runner.run(_wait_for(awaitable, tasks))
-        except BaseException:
-            for task in tasks:
-                if not task.done():  # a second Ctrl-C, or the SystemExit of another task
-                    go_on(loop, task, None)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._fresh is None:
-            return
-        if self._executor is not None:
-            # The loop would wait for the executor in a thread, and none can start at the
-            # end of 3.12.0 and 3.12.1.
-            executor = self._executor
-            loop = self._fresh.get_loop()
-            loop.shutdown_default_executor = partial(_shut_down, executor)  # type: ignore[method-assign]
-        self._fresh.close()
-
-
-async def _shut_down(executor: PlainThreads, _timeout: float | None = None) -> None:
-    asyncio = sys.modules["asyncio"]
-    while executor.running:  # with the loop alive: a thread may be waiting for it
-        futures = map(asyncio.wrap_future, list(executor.running))
-        await asyncio.gather(*futures, return_exceptions=True)
-
-
-async def _wait_for(awaitable: Awaitable[Any], tasks: list[asyncio.Task[Any]]) -> Any:
-    tasks.append(sys.modules["asyncio"].current_task())
-    return await awaitable
+    return (bool(result) if registration._exit is not None else None), None

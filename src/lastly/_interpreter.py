@@ -1,6 +1,6 @@
-"""Interpreter exit: the one atexit hook, and an executor that still works by then.
+"""Interpreter exit: the one atexit hook, and a watch over the wait for threads before it.
 
-Is told what to call; imports nothing of lastly's.
+Is told what to call; may import _errors and _watch.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 
+from ._errors import count
+from ._watch import OneWait, threads_that_hold, told_of_thread
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any
 
-    P = ParamSpec("P")
-    T = TypeVar("T")
+    from ._registration import Registration
+    from ._settings import Settings
 
-_callbacks: dict[Callable[[], object], None] = {}  # as a stack: see Stack for why no lock
+    Pending = Callable[[], tuple[Registration, ...]]
+
+# As a stack: see Stack for why no lock. With each, what the watch needs to know meanwhile.
+_callbacks: dict[Callable[[], object], tuple[Settings, Pending]] = {}
 _installed: list[None] = []
+_last: list[Settings] = []  # of the manager that was used last: for when all are empty
+_waits: list[_ThreadsWait] = []
 
 
-def call_at_exit(callback: Callable[[], object]) -> None:
+def call_at_exit(callback: Callable[[], object], settings: Settings, pending: Pending) -> None:
     """Have the callback called at interpreter exit, where `atexit` would call it now."""
     if not _installed:
         _install()
-    _callbacks[callback] = None
+    _callbacks[callback] = (settings, pending)
+    _last[:] = [settings]
 
 
 def forget(callback: Callable[[], object]) -> None:
@@ -43,10 +52,44 @@ def _install() -> None:
     # that executor will say so.
     with suppress(RuntimeError):
         import_module("concurrent.futures.thread")
+    # Private, but the one hook that comes before the interpreter joins its threads: later
+    # ones run earlier, so that this is before that executor waits for its own. Without it
+    # that wait is not watched, and nothing else is lost.
+    with suppress(KeyError, RuntimeError):
+        register: Any = vars(threading)["_register_atexit"]
+        register(_watch_threads)
+
+
+class _ThreadsWait(OneWait):
+    """The interpreter's wait for the threads that hold its exit (R23)."""
+
+    __slots__ = ()
+
+    def tell(self, elapsed: float) -> str | None:
+        threads = threads_that_hold()
+        holders = count(threads, "thread")
+        lines = [f"the interpreter is still waiting for {holders} to end, for {elapsed:.1f} s"]
+        for thread in threads:
+            lines += [told_of_thread(thread)]
+        pending = [r for _, find in reversed(list(_callbacks.values())) for r in find()]
+        lines += [f"    {r.name} ({r.origin}) has yet to run" for r in pending]
+        return "\n".join(lines) if threads else None
+
+
+def _watch_threads() -> None:
+    # Nothing may escape: the interpreter would not wait for its threads at all.
+    with suppress(BaseException):
+        used = [settings for settings, _ in _callbacks.values()] or _last
+        slow_after = {s.slow_after: s for s in used if s.slow_after is not None}
+        if slow_after:
+            _waits.append(_ThreadsWait(slow_after[min(slow_after)]))
+            _waits[0].begin()
 
 
 def unwind_at_exit() -> None:
     # Its name is what the interpreter prints with an exception that comes out.
+    for wait in _waits:
+        wait.end()
     error: BaseException | None = None
     while _callbacks:
         callback: Callable[[], object] = next(reversed(_callbacks))
@@ -62,40 +105,3 @@ def unwind_at_exit() -> None:
         forget(callback)
     if error is not None:
         raise error
-
-
-def executor() -> Any:
-    """Return an executor for an event loop while the interpreter exits.
-
-    By then `concurrent.futures` refuses new work, but plain threads still start. Where
-    they do not (3.12.0 and 3.12.1, mended in 3.12.2) the work is done in the calling
-    thread: it blocks the loop, and it is done.
-    """
-    # Not at the top of the module: `import lastly` should not pay for it.
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    class PlainThreads(ThreadPoolExecutor):  # loops insist on the type
-        def __init__(self) -> None:
-            super().__init__()
-            self.running: set[Future[Any]] = set()
-
-        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-            future: Future[T] = Future()
-
-            def work() -> None:
-                if not future.set_running_or_notify_cancel():
-                    return
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as exc:
-                    future.set_exception(exc)
-
-            self.running.add(future)
-            future.add_done_callback(self.running.discard)
-            try:
-                threading.Thread(target=work, daemon=True).start()
-            except RuntimeError:
-                work()
-            return future
-
-    return PlainThreads()

@@ -1,6 +1,7 @@
 """Loop teardown: unwind what belongs to an asyncio or uvloop loop when that ends.
 
-Touches only the loop object at hand. Is told what to call; may import _homes and _unwind.
+Touches only the loop object at hand. Is told what to call; may import _backends, _errors,
+_runners and _watch.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import threading
 from contextvars import copy_context
 from functools import partial
 
-from ._homes import current_home, go_on, is_trio, run_to_end
-from ._unwind import reraise
+from ._backends import current_home, is_trio
+from ._errors import reraise
+from ._runners import go_on, run_to_end
+from ._watch import OneWait, threads_that_hold, told_of_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class _Teardown:
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._unwinds: list[Unwind] = []
+        self._wait: _LoopWait | None = None
         self._handled = _handled()
         self._shutdown_asyncgens = loop.shutdown_asyncgens
         self._close = loop.close
@@ -67,6 +71,11 @@ class _Teardown:
         # Before the original, which marks the loop: async generators that start later,
         # and every @asynccontextmanager is one, draw a ResourceWarning.
         await self._unwind()
+        if self._unwinds and self._wait is None:
+            # What follows is not ours, but a callback that was cut short may have left there
+            # what holds it up: a thread of the loop's executor, above all.
+            self._wait = _LoopWait(self._unwinds[-1].spot.settings)
+            self._wait.begin()
         await self._shutdown_asyncgens()
 
     async def _unwind(self) -> None:
@@ -98,6 +107,8 @@ class _Teardown:
         finally:
             self._untie()
             self._close()
+            if self._wait is not None:
+                self._wait.end()
         error = leaving
         for unwind in self._unwinds:
             if unwind.leaving is not None and (error is None or isinstance(error, Exception)):
@@ -116,6 +127,17 @@ class _Teardown:
             del self._loop.close
         if self._loop.shutdown_asyncgens == self.shutdown_asyncgens:
             del self._loop.shutdown_asyncgens
+
+
+class _LoopWait(OneWait):
+    """The rest of a loop's teardown (R23)."""
+
+    __slots__ = ()
+
+    def tell(self, elapsed: float) -> str | None:
+        threads = threads_that_hold()
+        told = f"still waiting for the event loop to be torn down, for {elapsed:.1f} s"
+        return "\n".join((told, *map(told_of_thread, threads)))
 
 
 def _handled() -> tuple[BaseException, TracebackType | None] | None:

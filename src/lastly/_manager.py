@@ -5,6 +5,7 @@ Joins the modules below it; nothing but _run and __init__ may import it.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from contextvars import ContextVar
@@ -13,12 +14,24 @@ from threading import current_thread
 from types import MethodType
 
 from . import _homes, _interpreter, _loops
-from ._checks import check_callback, checked_errors, checked_text, context_methods
+from ._backends import cancel_status, current_home, wait
+from ._checks import (
+    check_callback,
+    checked_errors,
+    checked_options,
+    checked_seconds,
+    checked_text,
+    context_methods,
+)
+from ._errors import reraise
 from ._guard import Guard
 from ._outcome import Reason, Status
-from ._registration import Registration, looks_async, qualified_name
+from ._registration import Exit, Registration, looks_async, qualified_name
+from ._runners import HomeRunner
+from ._settings import Settings
 from ._stack import Stack
-from ._unwind import Unwind, drive, drive_sync, reraise
+from ._unwind import Unwind, drive, drive_sync
+from ._watch import watchman
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +41,9 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
-    from ._checks import Errors
     from ._outcome import Report
+    from ._registration import Options
+    from ._settings import Errors
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -38,7 +52,7 @@ if TYPE_CHECKING:
 else:
     overload = staticmethod  # what it decorates is discarded, and typing stays unloaded
 
-_NOTHING = object()  # None is a thing that people pass by mistake
+_NOTHING: Any = object()  # None is a thing that people pass, by mistake or to say "none"
 
 # The unwinds that the current code runs inside of, as a callback or on behalf of one.
 _inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
@@ -53,10 +67,16 @@ class ShutdownManager:
     (R3), and nothing that a callback raises stops the others (R9). Afterwards the manager
     is open again.
 
-    `name` is for its repr. `errors` says what comes out when callbacks have failed; each
-    failure is logged in any case, at ERROR on the logger "lastly". "last" raises the final
-    exception, with a note on the earlier ones; "group" raises a `BaseExceptionGroup` of
-    them all; "log" raises nothing.
+    `name` is for its repr. `grace` is the seconds that one unwind may take in all, of which
+    no callback gets more than four fifths of what is left (R21); when it is used up, the rest
+    is forced (R22). `timeout` is the default for callbacks that were given none. What takes
+    longer than `slow_after` seconds is logged with where it is, and again at doubling
+    intervals (R23). None stands for no limit, and for no such log.
+
+    `errors` says what comes out when callbacks have failed; each failure is logged in any
+    case, at ERROR on the logger "lastly". "last" raises the final exception, with a note on
+    the earlier ones; "group" raises a `BaseExceptionGroup` of them all; "log" raises
+    nothing.
 
     Raises `TypeError` or `ValueError` for options of a wrong type or value.
 
@@ -67,9 +87,18 @@ class ShutdownManager:
     goodbye
     """
 
-    def __init__(self, name: str | None = None, *, errors: Errors = "last") -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        grace: float | None = None,
+        timeout: float | None = None,
+        slow_after: float | None = 5.0,
+        errors: Errors = "last",
+    ) -> None:
         self.name: str | None = checked_text("name", name)
-        self._errors: Errors = checked_errors(errors)
+        self._settings = Settings()
+        self.configure(grace=grace, timeout=timeout, slow_after=slow_after, errors=errors)
         self._stack = Stack()
         self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
         self._last_report: Report | None = None
@@ -122,23 +151,57 @@ class ShutdownManager:
 
     @overload
     def defer(
-        self, func: Callable[[*Ts], object], /, *args: *Ts, name: str | None = None
+        self,
+        func: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        name: str | None = None,
+        timeout: float | None = None,
+        on_timeout: Callable[[], object] | None = None,
+        thread: bool = False,
     ) -> Registration: ...
     @overload
-    def defer(self, /, *, name: str | None = None) -> Callable[[F], F]: ...
+    def defer(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        on_timeout: Callable[[], object] | None = None,
+        thread: bool = False,
+    ) -> Callable[[F], F]: ...
     # mypy 2 finds no implementation that takes every TypeVarTuple.
     def defer(  # type: ignore[misc]
-        self, func: Any = _NOTHING, /, *args: Any, name: str | None = None
+        self,
+        func: Any = _NOTHING,
+        /,
+        *args: Any,
+        name: str | None = None,
+        timeout: float | None = None,
+        on_timeout: Callable[[], object] | None = None,
+        thread: bool = False,
     ) -> Any:
         """Register a callback with options; return its handle.
 
-        `defer(func, *args, name=None)`, or `@defer(name=None)` above the function, which
-        it returns. Positional arguments are the callback's, keywords are options, as in
-        `loop.call_soon`; `functools.partial` carries keyword arguments. `name` is what
-        logs and reports call it, instead of the function's qualified name.
+        `defer(func, *args, ...)`, or `@defer(...)` above the function, which it returns.
+        Positional arguments are the callback's, keywords are options, as in
+        `loop.call_soon`; `functools.partial` carries keyword arguments.
 
-        Raises `TypeError` as `register` does, or for an option of a wrong type, and then
-        registers nothing.
+        `name` is what logs and reports call it, instead of the function's qualified name.
+
+        `timeout`, in seconds, overrides the manager's. Past it an async callback is
+        cancelled, and its outcome is a `CleanupTimeout` that says where it was waiting.
+        Then `on_timeout()`, sync or async, runs in its place under the same limit (R20).
+        `math.inf` is no limit. A callback that refuses to be cancelled is still waited for,
+        and logged.
+
+        `thread=True` calls a sync callback in a daemon thread of its own: the event loop
+        goes on meanwhile, and past its timeout the callback is abandoned there, since no
+        sync call can be ended from outside.
+
+        Raises `TypeError` as `register` does, `TypeError` or `ValueError` for an option of a
+        wrong type or value, and `TypeError` for a timeout on a callback that is known to be
+        sync and has no `thread=True`; and then registers nothing.
 
         >>> manager = ShutdownManager()
         >>> handle = manager.defer(print, "bye", name="greeting")
@@ -149,10 +212,15 @@ class ShutdownManager:
         """
         checked_text("name", name)
         if func is not _NOTHING:
-            return self._push("defer", func, args, frame=_caller(), name=name)
+            check_callback("defer", func)
+            options = checked_options(func, timeout, on_timeout, thread)
+            return self._push("defer", func, args, frame=_caller(), name=name, options=options)
+        checked_options(None, timeout, on_timeout, thread)  # where they were written
 
         def decorator(func: F) -> F:
-            self._push("defer", func, (), frame=_caller(), name=name)
+            check_callback("defer", func)
+            options = checked_options(func, timeout, on_timeout, thread)
+            self._push("defer", func, (), frame=_caller(), name=name, options=options)
             return func
 
         return decorator
@@ -196,8 +264,10 @@ class ShutdownManager:
         """
         enter, exit_ = context_methods(acm, "enter_async_context", "__aenter__", "__aexit__")
         frame, name = _caller(), _name_of(acm)
+        around = cancel_status()
         value: T = await enter(acm)
-        self._push_exit(MethodType(exit_, acm), name, frame)
+        holds_scope = cancel_status() is not around
+        self._push_exit(MethodType(exit_, acm), name, frame, around if holds_scope else None)
         return value
 
     def pending(self) -> tuple[Registration, ...]:
@@ -208,17 +278,14 @@ class ShutdownManager:
         """
         return self._stack.newest_first()
 
-    def _push_exit(self, exit_: Callable[..., object], name: str, frame: FrameType) -> None:
+    def _push_exit(
+        self, func: Callable[..., object], name: str, frame: FrameType, around: object = None
+    ) -> None:
         inside = _inside.get()
-        self._push(
-            "enter_context",
-            exit_,
-            (),
-            frame=frame,
-            name=name,
-            takes_exception=True,
-            shield=inside[-1].guard.scope if inside else None,
-        )
+        guard = inside[-1].guard if inside else None
+        shielding = guard if isinstance(guard, Guard) and guard.scope is not None else None
+        exit_ = Exit(shielding, around=around)
+        self._push("enter_context", func, (), frame=frame, name=name, exit_=exit_)
 
     def _push(
         self,
@@ -229,11 +296,12 @@ class ShutdownManager:
         *,
         frame: FrameType,
         name: str | None = None,
-        takes_exception: bool = False,
-        shield: object | None = None,
+        options: Options | None = None,
+        exit_: Exit | None = None,
     ) -> Registration:
-        check_callback(verb, func)
-        home = _homes.current_home()
+        if verb == "register":
+            check_callback(verb, func)
+        home = current_home()
         registration = Registration(
             func,
             args,
@@ -242,8 +310,8 @@ class ShutdownManager:
             frame=frame,
             home=home,
             owner=self,
-            takes_exception=takes_exception,
-            shield=shield,
+            options=options,
+            exit_=exit_,
         )
         self._stack.push(registration)
         # After the push, so that whoever finds the stack empty and lets go meanwhile either
@@ -253,7 +321,7 @@ class ShutdownManager:
 
     def _hold_on(self, registration: Registration) -> None:
         home: Any = registration._home
-        _interpreter.call_at_exit(self._exit_interpreter)
+        _interpreter.call_at_exit(self._exit_interpreter, self._settings, self.pending)
         if home is not None and home not in self._tied:
             forget = partial(self._tied.pop, home, None)
             untie = _loops.tie(home, self._tear_down, forget)
@@ -281,16 +349,36 @@ class ShutdownManager:
 
     # -- settings ---------------------------------------------------------------------
 
-    def configure(self, *, errors: Errors | None = None) -> None:
+    def configure(
+        self,
+        *,
+        grace: float | None = _NOTHING,
+        timeout: float | None = _NOTHING,
+        slow_after: float | None = _NOTHING,
+        errors: Errors = _NOTHING,
+    ) -> None:
         """Change settings; what is not given stays as it is.
+
+        Times are in seconds; None takes a limit away, or turns the log off. See
+        `ShutdownManager` for what they mean. An unwind in progress heeds the change.
 
         Raises `TypeError` or `ValueError` for a wrong type or value, and then changes
         nothing.
 
-        >>> ShutdownManager().configure(errors="group")
+        >>> ShutdownManager().configure(grace=25, timeout=10)
         """
-        if errors is not None:
-            self._errors = checked_errors(errors)
+        checked: dict[str, object] = {}
+        if grace is not _NOTHING:
+            checked["grace"] = checked_seconds("grace", grace)
+        if timeout is not _NOTHING:
+            checked["timeout"] = checked_seconds("timeout", timeout)
+        if slow_after is not _NOTHING:
+            checked["slow_after"] = checked_seconds("slow_after", slow_after, zero=False)
+        if errors is not _NOTHING:
+            checked["errors"] = checked_errors(errors)
+        for setting, value in checked.items():
+            setattr(self._settings, setting, value)
+        watchman.heed(self._settings.slow_after)
 
     def last_report(self) -> Report | None:
         """Return the report of the last unwind that ran anything, or None before the first.
@@ -320,7 +408,7 @@ class ShutdownManager:
 
         >>> ShutdownManager().close()
         """
-        self._close(Unwind(Reason("close", checked_text("reason", reason))))
+        self._close(self._unwind(Reason("close", checked_text("reason", reason))))
 
     async def aclose(self, reason: str | None = None) -> None:
         """Unwind the whole manager in the running loop and in this task.
@@ -332,7 +420,7 @@ class ShutdownManager:
         >>> import asyncio
         >>> asyncio.run(ShutdownManager().aclose())
         """
-        await self._aclose(Unwind(Reason("close", checked_text("reason", reason))))
+        await self._aclose(self._unwind(Reason("close", checked_text("reason", reason))))
 
     def __enter__(self) -> Self:
         return self
@@ -343,7 +431,7 @@ class ShutdownManager:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        return self._close(Unwind(Reason("scope exit"), leaving=exc))
+        return self._close(self._unwind(Reason("scope exit"), leaving=exc))
 
     async def __aenter__(self) -> Self:
         return self
@@ -354,7 +442,7 @@ class ShutdownManager:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        return await self._aclose(Unwind(Reason("scope exit"), leaving=exc))
+        return await self._aclose(self._unwind(Reason("scope exit"), leaving=exc))
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
         """Return an async context manager that unwinds the whole manager when it ends.
@@ -371,11 +459,16 @@ class ShutdownManager:
         """
         return _Lifespan(self)
 
-    def _close(self, unwind: Unwind, executor: Callable[[], Any] | None = None) -> bool | None:
+    def _unwind(self, reason: Reason, *, leaving: BaseException | None = None) -> Unwind:
+        outer = next(reversed(_inside.get()), None)
+        pending = self._stack.__len__
+        return Unwind(reason, self._settings, pending, leaving=leaving, outer=outer)
+
+    def _close(self, unwind: Unwind, *, exiting: bool = False) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
         leaving = unwind.leaving
         with _Turn(self, unwind):
-            whose = self._run_or_join(unwind, executor)
+            whose = self._run_or_join(unwind, exiting)
         return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
 
     async def _aclose(self, unwind: Unwind) -> bool | None:
@@ -385,9 +478,12 @@ class ShutdownManager:
         return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
 
     async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
-        if not self._stack.holds(loop) and not self._is_called_from_elsewhere(loop):
+        if not self._stack.count(loop) and not self._is_called_from_elsewhere(loop):
             return None
-        unwind = Unwind(Reason("loop teardown"), home=loop)
+        pending = partial(self._stack.count, loop)
+        outer = next(reversed(_inside.get()), None)
+        reason = Reason("loop teardown")
+        unwind = Unwind(reason, self._settings, pending, home=loop, outer=outer)
         with _Turn(self, unwind):
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
@@ -407,18 +503,18 @@ class ShutdownManager:
         )
 
     def _exit_interpreter(self) -> None:
-        self._close(Unwind(Reason("interpreter exit")), _interpreter.executor)
+        self._close(self._unwind(Reason("interpreter exit")), exiting=True)
 
-    def _run_or_join(self, unwind: Unwind, executor: Callable[[], Any] | None) -> Unwind:
+    def _run_or_join(self, unwind: Unwind, exiting: bool) -> Unwind:
         """Return the unwind whose result is the caller's."""
         while (current := self._begin(unwind)) is not None:
             if current is unwind:
                 unwind.error = self._refusal()
                 if unwind.error is None:
-                    with _homes.HomeRunner(executor) as runner:
+                    with HomeRunner(self._settings, exiting=exiting) as runner:
                         drive_sync(unwind, self._stack.pop, _homes.call_from_outside, runner.run)
                 return unwind
-            if _homes.current_home() is not None:
+            if current_home() is not None:
                 unwind.error = _use_aclose("wait for the unwind that is in progress")
                 return unwind
             if not _went_on(current):
@@ -454,7 +550,7 @@ class ShutdownManager:
 
     def _end(self, unwind: Unwind) -> None:
         try:
-            report = unwind.close_books(self._errors)
+            report = unwind.close_books()
             if report.outcomes:
                 self._last_report = report
             if unwind.postponed is not None:
@@ -465,9 +561,14 @@ class ShutdownManager:
             unwind.calling = None
             self._let_go_if_empty()
             unwind.done.set_result(None)
+        path = os.environ.get("LASTLY_REPORT")
+        if path and report.outcomes:
+            from ._record import record  # lazy: it loads json and more, and is rarely asked for
+
+            record(report, path)
 
     def _refusal(self) -> RuntimeError | None:
-        if _homes.current_home() is not None:
+        if current_home() is not None:
             for registration in self.pending():
                 if looks_async(registration._func):
                     return _use_aclose(f"await {registration.name} ({registration.origin})")
@@ -507,7 +608,7 @@ def _went_on(current: Unwind) -> bool:
 
 async def _wait(current: Unwind) -> None:
     if not _went_on(current):
-        await _homes.wait(current.done)
+        await wait(current.done)
 
 
 class _Lifespan:

@@ -37,6 +37,33 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class CleanupTimeout(TimeoutError):  # noqa: N818 - the contract names it
+    """Say that a callback was cut short, why, and where it was waiting.
+
+    `name` and `origin` are those of its registration; `where` holds the lines that it was
+    waiting at, the innermost last, taken before it was cancelled.
+
+    >>> import asyncio, lastly
+    >>> async def hang():
+    ...     await asyncio.Event().wait()
+    >>> async def main():
+    ...     manager = lastly.ShutdownManager()
+    ...     manager.defer(hang, timeout=0.01)
+    ...     await manager.aclose()
+    >>> try:
+    ...     asyncio.run(main())
+    ... except lastly.CleanupTimeout as timeout:
+    ...     print(timeout.name)
+    hang
+    """
+
+    __module__ = "lastly"  # what tracebacks print
+
+    name: str = ""
+    origin: str = ""
+    where: tuple[str, ...] = ()
+
+
 class Reason:
     """Say what started an unwind: the trigger, and the caller's own words if it gave any.
 
@@ -102,7 +129,8 @@ class Outcome:
         if self.exception is None:
             return told
         line, _, _ = describe(self.exception).partition("\n")
-        return f"{told}: {line}"
+        # A CleanupTimeout says itself what, where and how.
+        return line if isinstance(self.exception, CleanupTimeout) else f"{told}: {line}"
 
     def __repr__(self) -> str:
         return f"<Outcome {self}>"

@@ -25,8 +25,51 @@ if TYPE_CHECKING:
 
         def _discard(self, registration: Registration, /) -> bool: ...
 
+    class Guard(Protocol):
+        """What shields an unwind, and how many context managers are open inside of it."""
+
+        held: int
+
+        @property
+        def scope(self) -> object | None: ...
+
 
 CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
+
+
+class Options:
+    """Hold what few registrations have: a time limit in seconds, and how to run."""
+
+    __slots__ = ("on_timeout", "thread", "timeout")
+
+    def __init__(
+        self, timeout: float | None, on_timeout: Callable[..., object] | None, *, thread: bool
+    ) -> None:
+        self.timeout: float | None = timeout
+        self.on_timeout: Callable[..., object] | None = on_timeout
+        self.thread: bool = thread
+
+
+class Exit:
+    """Mark the exit of a context manager, and hold what it was entered under (R8).
+
+    `guard` is that of the unwind that it was entered inside of, if any, and `shield` what
+    that had up. `around` is None, or else trio's cancel status around the scopes that it holds
+    open.
+    """
+
+    __slots__ = ("_guard", "around", "shield")
+
+    def __init__(self, guard: Guard | None, *, around: object | None) -> None:
+        self._guard = guard
+        self.shield: object | None = None if guard is None else guard.scope
+        self.around: object | None = around
+        if guard is not None:
+            guard.held += 1
+
+    def ended(self) -> None:
+        if self._guard is not None:
+            self._guard.held -= 1
 
 
 class Registration:
@@ -43,15 +86,15 @@ class Registration:
 
     __slots__ = (
         "_args",
+        "_exit",
         "_func",
         "_home",
         "_kwargs",
         "_name",
+        "_options",
         "_owner",
         "_place",
-        "_shield",
         "_status",
-        "_takes_exception",
     )
 
     def __init__(
@@ -64,8 +107,8 @@ class Registration:
         frame: FrameType,
         home: object | None,
         owner: Owner,
-        takes_exception: bool = False,
-        shield: object | None = None,
+        options: Options | None = None,
+        exit_: Exit | None = None,
     ) -> None:
         self._func = func
         self._args = args
@@ -74,9 +117,8 @@ class Registration:
         self._place: Place = (frame.f_code, frame.f_lasti)
         self._home = home
         self._owner = owner
-        self._takes_exception = takes_exception
-        # The shield that was up when a context manager was entered inside an unwind.
-        self._shield = shield
+        self._options = options
+        self._exit = exit_
         self._status = Status.PENDING
 
     @property
@@ -118,7 +160,7 @@ class Registration:
 
 def call(registration: Registration, leaving: BaseException | None) -> Any:
     """Call the callback; a context manager's exit is told the exception that is leaving."""
-    if registration._takes_exception:
+    if registration._exit is not None:
         if leaving is None:
             return registration._func(None, None, None)
         return registration._func(type(leaving), leaving, leaving.__traceback__)
@@ -132,6 +174,15 @@ def finish(registration: Registration, status: Status) -> None:
     registration._name = registration.name
     registration._status = status
     registration._func = _already_run
+    registration._args = ()
+    registration._kwargs = None
+    registration._options = None
+
+
+def replace(registration: Registration, func: Callable[..., object]) -> None:
+    """Put `on_timeout` in the place of the callback that ran out of time."""
+    registration._name = registration.name
+    registration._func = func
     registration._args = ()
     registration._kwargs = None
 

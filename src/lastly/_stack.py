@@ -32,6 +32,9 @@ class Stack:
         self._registrations: dict[Registration, None] = {}
         self._pushes = 0
 
+    def __len__(self) -> int:
+        return len(self._registrations)
+
     def __bool__(self) -> bool:
         return bool(self._registrations)
 
@@ -64,9 +67,9 @@ class Stack:
         """
         return tuple(r for r in list(self._registrations) if r._func is func or r._func == func)
 
-    def holds(self, home: object) -> bool:
-        """Tell whether a registration of this home is there."""
-        return any(registration._home is home for registration in list(self._registrations))
+    def count(self, home: object) -> int:
+        """Return how many registrations of this home are there."""
+        return sum(registration._home is home for registration in list(self._registrations))
 
     def popper(self, home: object) -> Callable[[], Registration | None]:
         """Return a function that takes the newest registration of one home.

@@ -1,28 +1,33 @@
 """The one loop that runs registrations newest first, for sync and async alike.
 
 A generator pops, calls and keeps the books; it yields what needs awaiting and is thrown
-what that raised. May import _registration and _outcome; it is told what to pop and call.
+what that raised. May import what is below it; it is told what to pop and call.
 """
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import Future
-from contextlib import suppress
-from threading import current_thread
-from time import perf_counter
+from threading import current_thread, get_ident
 
+from ._errors import add_note, chain, count, listed, log, warn
+from ._limits import Budget, Limit, bounded, cleanup_timeout
 from ._outcome import Outcome, Report, Status, describe
-from ._registration import finish, is_awaitable, postpone
+from ._registration import dispose, finish, is_awaitable, postpone, replace
+from ._spot import Spot
+from ._threads import InThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any, NoReturn, Protocol
+    from typing import Any, Protocol
 
-    from ._outcome import Reason
+    from ._outcome import CleanupTimeout, Reason
     from ._registration import Registration
+    from ._settings import Settings
 
+    Pop = Callable[[], Registration | None]
+    Call = Callable[[Registration, BaseException | None, Spot], Any]
+    Ending = Generator[tuple[Registration, Any], Any, tuple[Status, BaseException | None]]
     Steps = Generator[tuple[Registration, Any], Any, None]
 
     class Guard(Protocol):
@@ -30,31 +35,41 @@ if TYPE_CHECKING:
 
         @property
         def scope(self) -> object | None: ...
+        @property
+        def is_spent(self) -> bool: ...
         def unshield(self) -> None: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
         def interrupted(self, exception: BaseException, /) -> bool: ...
         def consumed(self, cancellation: BaseException, /) -> bool: ...
+        def overlooked(self) -> BaseException | None: ...
 
     class TaskGuard(Guard, Protocol):
         """What the async driver needs besides."""
 
+        @property
+        def home(self) -> Any: ...
+        @property
+        def task(self) -> Any: ...
+        def needs_shield(self, *, limited: bool) -> bool: ...
         def shield(self) -> None: ...
+        def without_its_own(self, error: BaseException | None, /) -> BaseException | None: ...
+        def leave(self, error: BaseException | None, /) -> BaseException | None: ...
         def is_here(self) -> bool: ...
-
-
-logger = logging.getLogger("lastly")
-
-_MACHINERY = (__package__, "asyncio")
 
 
 class CannotAwaitError(RuntimeError):
     """Tell the generator that its driver cannot await what it was given."""
+
+    def __init__(self, awaitable: object) -> None:
+        super().__init__("close() cannot await what it returned inside a running event loop")
+        self.awaitable = awaitable
 
 
 class _NoGuard:
     """Stand in where no task unwinds: there is no scope around it and no cancellation."""
 
     scope = None
+    is_spent = False
 
     def unshield(self) -> None: ...
     def is_cancellation(self, _: BaseException, /) -> bool:
@@ -62,17 +77,27 @@ class _NoGuard:
 
     interrupted = consumed = is_cancellation
 
+    def overlooked(self) -> None: ...
+
 
 class Unwind:
     """Hold the state of one unwind; `steps` is the loop, the drivers are below.
 
-    `home` is None for an unwind of the whole manager. `leaving` is the exception that
+    `home` is None for an unwind of the whole manager, and `outer` is the unwind in whose
+    callback this one was called for, if any. `leaving` is the exception that
     is on its way out of the scope around the unwind. `guard` is that of the async driver.
     `done` resolves, always to None, once the books are closed.
     """
 
     def __init__(
-        self, reason: Reason, *, home: object | None = None, leaving: BaseException | None = None
+        self,
+        reason: Reason,
+        settings: Settings,
+        pending: Callable[[], int],
+        *,
+        home: object | None = None,
+        leaving: BaseException | None = None,
+        outer: Unwind | None = None,
     ) -> None:
         self.reason = reason
         self.home = home
@@ -85,55 +110,140 @@ class Unwind:
         self.thread = current_thread()
         self.calling: object | None = None  # the home of the callback that runs
         self.done: Future[None] = Future()
+        self.spot = Spot(settings, pending, get_ident())
+        self._settings = settings
+        self._outer = outer
         self._stopping = False
         self._instead: BaseException | None = None  # what an exit made of `leaving`
         self._outcomes: list[Outcome] = []
         self._failures: list[Outcome] = []
-        self._started = perf_counter()
+        self._began = settings.clock.now()
+        self._budget = Budget(settings, self._began)
 
-    def steps(
-        self,
-        pop: Callable[[], Registration | None],
-        call: Callable[[Registration, BaseException | None], Any],
-    ) -> Steps:
+    def steps(self, pop: Pop, call: Call) -> Steps:
         """Run registrations until `pop` has no more, whatever they raise (R2, R9)."""
-        guard = self.guard
+        guard, spot, settings = self.guard, self.spot, self._settings
+        now, place = settings.clock.now, spot.at
+        self._began = now()
+        outer, self._outer = self._outer, None
+        self._budget = Budget(settings, self._began, None if outer is None else outer.spot)
         while (registration := pop()) is not None:
             registration._status = Status.RUNNING
             self.calling = registration._home
             told = self._instead if self.leaving is None else self.leaving
-            start = perf_counter()
+            start = now()
+            limit = self._limit_for(registration, start)
+            # Here, and not where a callback was that nobody waits for any more.
+            spot.at, spot.awaitable = place, None
+            spot.current = (len(self._outcomes) + 1, registration, start, limit)
             result = exception = None
             try:
                 # R8: cancel scopes nest, and a context manager that was entered before
                 # the shield went up may hold one open around it.
-                if registration._takes_exception and registration._shield is not guard.scope:
+                if registration._exit is not None and registration._exit.shield is not guard.scope:
                     guard.unshield()
-                result = call(registration, told)
+                result = call(registration, told, spot)
                 if result is not None and is_awaitable(result):
+                    spot.awaitable = result
                     result = yield registration, result
-            except CannotAwaitError:
-                postpone(registration, result)
+            except CannotAwaitError as exc:
+                postpone(registration, exc.awaitable)
                 self.postponed = registration
                 return
             except BaseException as exc:
                 exception = exc
-            interrupted = exception is not None and (self._stopping or guard.interrupted(exception))
-            if registration._takes_exception and told is not None:
+            status = Status.FAILED
+            if exception is not None and (self._stopping or guard.interrupted(exception)):
+                status = Status.INTERRUPTED
+            elif limit is not None:
+                status, exception = yield from self._after_limit(limit, exception, call)
+            if registration._exit is not None:
+                registration._exit.ended()
                 exception = self._after_exit(told, result, exception)
-            self._record(registration, start, exception, interrupted)
+            self._record(registration, start, exception, status)
             if self._stopping:
                 return
         self.complete = True
+
+    def _limit_for(self, registration: Registration, start: float) -> Limit | None:
+        exit_, guard = registration._exit, self.guard
+        if exit_ is not None and guard.is_spent and exit_.shield is guard.scope:
+            return Limit(0.0, start, shared=True, forced=True)  # by who entered it
+        return self._budget.limit_for(registration, start)
 
     def stop(self) -> None:
         """Make the generator stop at the exception that it is thrown next."""
         self._stopping = True
 
+    def _after_limit(self, limit: Limit, exception: BaseException | None, call: Call) -> Ending:
+        """Tell how a callback that has a limit ended (R20, R22)."""
+        if limit.expired:
+            return (yield from self._past_limit(limit, exception, call))
+        if exception is None and limit.is_idle():
+            _explain(self.spot.registration)
+        return Status.FAILED, exception
+
+    def _past_limit(self, limit: Limit, exception: BaseException | None, call: Call) -> Ending:
+        """Run `on_timeout` in the place of what was cut short, and tell how that ended."""
+        registration = self.spot.registration
+        options = registration._options
+        if limit.forced and (exception is not None or limit.returned):
+            return (Status.FORCED if exception is None else Status.FAILED), exception
+        cancellation = self.guard.overlooked()
+        if cancellation is not None:
+            self._let_go_on(cancellation)
+        status = Status.FORCED if limit.forced else Status.TIMED_OUT
+        error: BaseException = self._cleanup_timeout(registration.name, limit)
+        failed = None
+        if options is not None and options.on_timeout is not None:
+            failed = yield from self._in_its_place(options.on_timeout, call)
+            if failed is not None:
+                error.args = (f"{error}\non_timeout then failed: {describe(failed)}",)
+        for raised in (exception, failed):
+            if isinstance(raised, KeyboardInterrupt | SystemExit):
+                error, raised = raised, error  # noqa: PLW2901 - nobody may miss that one
+            if raised is not None:
+                chain(error, raised)
+        return (Status.ABANDONED if limit.abandoned else status), error
+
+    def _in_its_place(
+        self, on_timeout: Callable[..., object], call: Call
+    ) -> Generator[tuple[Registration, Any], Any, BaseException | None]:
+        spot, registration = self.spot, self.spot.registration
+        replace(registration, on_timeout)
+        start = self._settings.clock.now()
+        limit = self._budget.limit_for(registration, start)
+        spot.awaitable = None
+        spot.current = (len(self._outcomes) + 1, registration, start, limit)
+        failed = None
+        try:
+            result = call(registration, None, spot)
+            if result is not None and is_awaitable(result):
+                spot.awaitable = result
+                yield registration, result
+        except BaseException as exc:
+            failed = exc
+            if isinstance(exc, CannotAwaitError):
+                dispose(exc.awaitable)
+        if failed is None and limit is not None and limit.expired and not limit.returned:
+            return self._cleanup_timeout(f"on_timeout of {registration.name}", limit)
+        if failed is not None and (self._stopping or self.guard.interrupted(failed)):
+            self._let_go_on(failed)
+            return None
+        return failed
+
+    def _cleanup_timeout(self, name: str, limit: Limit) -> CleanupTimeout:
+        awaitable = self.spot.awaitable
+        if isinstance(awaitable, InThread) and not awaitable.future.done():
+            limit.abandoned = True
+        return cleanup_timeout(name, self.spot.registration.origin, limit)
+
     def _after_exit(
-        self, told: BaseException, result: object, exception: BaseException | None
+        self, told: BaseException | None, result: object, exception: BaseException | None
     ) -> BaseException | None:
         """Apply what a context manager's exit did with what it was told, as `with` does."""
+        if told is None:
+            return exception
         is_cancellation = self.guard.is_cancellation
         consumed = self.guard.consumed(told)
         if exception is None:
@@ -150,9 +260,12 @@ class Unwind:
             self.leaving, self._instead = None, exception
         return exception
 
-    def close_books(self, errors: str) -> Report:
+    def close_books(self) -> Report:
         """Settle the report and which exception comes out, under the manager's `errors`."""
-        self.report = Report(self.reason, tuple(self._outcomes), perf_counter() - self._started)
+        errors = self._settings.errors
+        self.report = Report(
+            self.reason, tuple(self._outcomes), self._settings.clock.now() - self._began
+        )
         raised = [o.exception for o in self._failures if o.exception is not None]
         earlier = self._failures
         if self.postponed is not None:
@@ -167,27 +280,27 @@ class Unwind:
             earlier = self._failures[:-1]
         elif raised and errors == "group":
             self.error = BaseExceptionGroup(
-                f"lastly: {_count(self._failures, 'callback')} failed", raised
+                f"lastly: {count(self._failures, 'callback')} failed", raised
             )
             earlier = []
         if self.error is not None and earlier:
-            lead = f"{_count(earlier, 'earlier failure')} in this unwind"
-            _add_note(self.error, f"{lead}: {_list(earlier)}")
+            lead = f"{count(earlier, 'earlier failure')} in this unwind"
+            add_note(self.error, f"{lead}: {listed(earlier)}")
         return self.report
 
     def verdict(self, leaving: BaseException | None) -> BaseException | None:
         """Return the exception that must come out of a scope that `leaving` leaves (R12)."""
         if leaving is not None and not isinstance(leaving, Exception):
             if self._failures:
-                lead = f"{_count(self._failures, 'callback')} failed while this was on its way out"
-                _add_note(leaving, f"{lead}: {_list(self._failures)}")
+                lead = f"{count(self._failures, 'callback')} failed while this was on its way out"
+                add_note(leaving, f"{lead}: {listed(self._failures)}")
             elif self.error is not None:  # close() was refused
-                _add_note(leaving, str(self.error))
+                add_note(leaving, str(self.error))
             return leaving
         if self.error is None:
             return leaving
         if leaving is not None:
-            _chain(self.error, leaving)
+            chain(self.error, leaving)
         return self.error
 
     def _record(
@@ -195,30 +308,28 @@ class Unwind:
         registration: Registration,
         start: float,
         exception: BaseException | None,
-        interrupted: bool,
+        status: Status,
     ) -> None:
-        if exception is None:
+        if exception is None and status is not Status.FORCED:
             status = Status.OK
-        else:
-            status = Status.INTERRUPTED if interrupted else Status.FAILED
         finish(registration, status)
         outcome = Outcome(
             registration.name,
             registration._place,
             status,
-            start - self._started,
-            perf_counter() - start,
+            start - self._began,
+            self._settings.clock.now() - start,
             exception,
         )
         self._outcomes.append(outcome)
         if exception is None:
             return
-        if interrupted:
+        if status is Status.INTERRUPTED:
             self._let_go_on(exception)
         else:
             self._failures.append(outcome)
         try:
-            _log(outcome, exception)
+            log(outcome, exception)
         except BaseException as exc:  # Ctrl-C inside a log handler, say
             self._let_go_on(exc)
 
@@ -229,58 +340,85 @@ class Unwind:
             self.leaving = exception
 
 
+def _explain(registration: Registration) -> None:
+    options = registration._options
+    if options is not None and options.timeout is not None and not options.thread:
+        # Nobody could know, when it was registered, that there is nothing to cut short.
+        warn(
+            "callback %s (%s) has a timeout, which had no effect, for its call returned nothing "
+            "to await; if it is sync, did you forget `thread=True`?",
+            registration.name,
+            registration.origin,
+        )
+
+
 async def drive(
     unwind: Unwind,
-    pop: Callable[[], Registration | None],
-    call: Callable[[Registration, BaseException | None], Any],
+    pop: Pop,
+    call: Call,
     guard: TaskGuard,
 ) -> None:
     """Run the unwind in the current task of the running loop."""
     unwind.guard = guard
+    spot = unwind.spot
+    spot.at = (get_ident(), guard.home, guard.task)
     steps = unwind.steps(pop, call)
     try:
+        spot.begin()
         registration, awaitable = next(steps)
         while True:
             result, error = None, None
+            limit, shields = spot.limit, registration._exit is None
             try:
-                if not registration._takes_exception:
-                    guard.shield()
-                result = await awaitable
+                if shields and guard.needs_shield(limited=limit is not None):
+                    with spot.excused():
+                        guard.shield()
+                if limit is None or limit.elsewhere:
+                    result = await awaitable
+                else:
+                    result = await bounded(spot, awaitable, guard.scope if shields else None)
             except BaseException as exc:
                 error = exc
                 if not guard.is_here():
                     # This coroutine is being closed from outside of its task, and may not
                     # await again. What has not run stays on the stack.
                     unwind.stop()
+            if limit is not None and limit.expired:
+                error = guard.leave(error) if shields else guard.without_its_own(error)
             registration, awaitable = _resume(steps, result, error)
     except StopIteration:
         pass
     finally:
-        error = None  # or its traceback, which holds this frame, makes a cycle
+        # Or its traceback, which holds this frame, makes a cycle, and keeps all of them.
+        error = result = awaitable = None
         guard.unshield()
+        spot.end()
 
 
 def drive_sync(
     unwind: Unwind,
-    pop: Callable[[], Registration | None],
-    call: Callable[[Registration, BaseException | None], Any],
-    run: Callable[[Any, object | None], object],
+    pop: Pop,
+    call: Call,
+    run: Callable[[Any, object | None, Spot], object],
 ) -> None:
     """Run the unwind with no loop running; `run` runs an awaitable on a loop of its home."""
+    spot = unwind.spot
     steps = unwind.steps(pop, call)
     try:
+        spot.begin()
         registration, awaitable = next(steps)
         while True:
             result, error = None, None
             try:
-                result = run(awaitable, registration.home)
+                result = run(awaitable, registration.home, spot)
             except BaseException as exc:
                 error = exc
             registration, awaitable = _resume(steps, result, error)
     except StopIteration:
         pass
     finally:
-        error = None  # see drive
+        error = result = awaitable = None  # see drive
+        spot.end()
 
 
 def _resume(steps: Steps, result: object, error: BaseException | None) -> tuple[Registration, Any]:
@@ -290,58 +428,3 @@ def _resume(steps: Steps, result: object, error: BaseException | None) -> tuple[
         return steps.send(result) if error is None else steps.throw(error)
     finally:
         del error
-
-
-def reraise(exception: BaseException) -> NoReturn:
-    """Raise the object as it is: a plain `raise` would overwrite its `__context__`."""
-    context = exception.__context__
-    try:
-        raise exception
-    finally:
-        with suppress(Exception):  # a frozen dataclass keeps what it has
-            exception.__context__ = context
-        del exception, context  # the traceback holds this frame: make no cycle
-
-
-def _chain(exception: BaseException, context: BaseException) -> None:
-    """Put `context` at the end of the exception's chain, as `finally` would have."""
-    chain = {id(context)}
-    last = exception
-    while id(last) not in chain:  # else it is linked already, or the chain is a ring
-        chain.add(id(last))
-        if last.__context__ is None:
-            with suppress(Exception):  # see reraise
-                last.__context__ = context
-            return
-        last = last.__context__
-
-
-def _log(outcome: Outcome, exception: BaseException) -> None:
-    # The traceback begins where the user's code does, if it comes to that at all.
-    begin = exception.__traceback__
-    while begin is not None and begin.tb_frame.f_globals.get("__package__") in _MACHINERY:
-        begin = begin.tb_next
-    told = f"callback {outcome.name} ({outcome.origin}) {outcome.status}"
-    # R10: a handler that raises is not worth the callbacks that have yet to run, and the
-    # failure itself is in the report.
-    with suppress(Exception):
-        exception.with_traceback(begin or exception.__traceback__)
-        if isinstance(exception, SystemExit):
-            # atexit's rule: it was asked for, and is no error to print.
-            logger.info("%s: %s", told, describe(exception))
-        else:
-            logger.error("%s", told, exc_info=exception)
-
-
-def _count(things: list[Outcome], noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
-
-
-def _list(failures: list[Outcome]) -> str:
-    return "; ".join(map(str, failures))
-
-
-def _add_note(exception: BaseException, text: str) -> None:
-    # A frozen exception, or one whose __notes__ is no list, goes without; the log has all.
-    with suppress(Exception):
-        exception.add_note(f"lastly: {text}")

@@ -1,0 +1,92 @@
+"""Backends: which event loop and task run here, and how to wait for a thread in it.
+
+Knows asyncio (uvloop with it) and trio, and loads neither before one is needed. Imports
+nothing of lastly's.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any
+
+
+def current_home() -> Any:
+    """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
+    # A loop can only run where somebody has loaded its library; and where another thread
+    # has loaded half of it so far, none can run in this one.
+    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    loop = None if running is None else running()
+    if loop is not None:
+        return loop
+    lowlevel: Any = sys.modules.get("trio.lowlevel")
+    in_run = getattr(lowlevel, "in_trio_run", None)
+    return lowlevel.current_trio_token() if in_run is not None and in_run() else None
+
+
+def is_trio(home: Any) -> bool:
+    return type(home).__module__.partition(".")[0] == "trio"
+
+
+def is_closed(home: Any) -> bool:
+    if not is_trio(home):
+        closed: bool = home.is_closed()
+        return closed
+    try:
+        home.run_sync_soon(_nothing)
+    except sys.modules["trio"].RunFinishedError:
+        return True
+    return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def current_task() -> Any:
+    home = current_home()
+    if home is None:
+        return None
+    library = sys.modules["trio.lowlevel" if is_trio(home) else "asyncio"]
+    return library.current_task()
+
+
+def cancel_status() -> Any:
+    """Return what trio has for the innermost cancel scope of this task; None elsewhere."""
+    if not is_trio(current_home()):
+        return None
+    # Not public, but the one thing that tells whether a context manager holds a scope open.
+    # Without it, each counts as one that does: that is safe, though it cannot be cut short.
+    return getattr(current_task(), "_cancel_status", None) or object()
+
+
+def load_anyio() -> None:
+    """Load anyio and what it needs of this backend, which takes longer than all of lastly."""
+    import anyio  # lazy: a program without limits, scopes and other loops never needs it
+
+    anyio.CancelScope()
+
+
+def thread_of(home: Any) -> int:
+    """Return the ident of the thread that runs a loop, or 0: only asyncio's own tell it."""
+    return getattr(home, "_thread_id", None) or 0
+
+
+async def wait(future: Future[None]) -> None:
+    """Wait for a future that any thread may resolve, on the loop that is running."""
+    import anyio  # lazy: only who arrives during an unwind comes here
+
+    event = anyio.Event()
+    home = current_home()
+    wake = home.run_sync_soon if is_trio(home) else home.call_soon_threadsafe
+
+    def resolved(_: Future[None]) -> None:
+        with suppress(RuntimeError):  # its loop has gone, and whoever waited with it
+            wake(event.set)
+
+    future.add_done_callback(resolved)
+    await event.wait()

@@ -1,0 +1,82 @@
+"""Exceptions: raise one as it is, chain it, note on it, and log what a callback raised.
+
+May import _outcome only.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from ._outcome import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sized
+    from typing import NoReturn
+
+    from ._outcome import Outcome
+
+logger = logging.getLogger("lastly")
+
+_MACHINERY = (__package__, "asyncio", "concurrent.futures")
+
+
+def reraise(exception: BaseException) -> NoReturn:
+    """Raise the object as it is: a plain `raise` would overwrite its `__context__`."""
+    context = exception.__context__
+    try:
+        raise exception
+    finally:
+        with suppress(Exception):  # a frozen dataclass keeps what it has
+            exception.__context__ = context
+        del exception, context  # the traceback holds this frame: make no cycle
+
+
+def chain(exception: BaseException, context: BaseException) -> None:
+    """Put `context` at the end of the exception's chain, as `finally` would have."""
+    seen = {id(context)}
+    last = exception
+    while id(last) not in seen:  # else it is linked already, or the chain is a ring
+        seen.add(id(last))
+        if last.__context__ is None:
+            with suppress(Exception):  # see reraise
+                last.__context__ = context
+            return
+        last = last.__context__
+
+
+def log(outcome: Outcome, exception: BaseException) -> None:
+    # The traceback begins where the user's code does, if it comes to that at all.
+    begin = exception.__traceback__
+    while begin is not None and begin.tb_frame.f_globals.get("__package__") in _MACHINERY:
+        begin = begin.tb_next
+    told = f"callback {outcome.name} ({outcome.origin}) {outcome.status}"
+    # R10: a handler that raises is not worth the callbacks that have yet to run, and the
+    # failure itself is in the report.
+    with suppress(Exception):
+        exception.with_traceback(begin or exception.__traceback__)
+        if isinstance(exception, SystemExit):
+            # atexit's rule: it was asked for, and is no error to print.
+            logger.info("%s: %s", told, describe(exception))
+        else:
+            logger.error("%s", told, exc_info=exception)
+
+
+def warn(message: str, *args: object) -> None:
+    with suppress(Exception):  # see log
+        logger.warning(message, *args)
+
+
+def count(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def listed(failures: list[Outcome]) -> str:
+    return "; ".join(map(str, failures))
+
+
+def add_note(exception: BaseException, text: str) -> None:
+    # A frozen exception, or one whose __notes__ is no list, goes without; the log has all.
+    with suppress(Exception):
+        exception.add_note(f"lastly: {text}")

@@ -1,0 +1,135 @@
+"""The spot of an unwind: which callback it is at, which thread and task run that, and where.
+
+May import _backends, _threads, _watch and _where.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from contextlib import contextmanager, suppress
+
+from ._backends import is_trio
+from ._threads import InThread
+from ._watch import Wait, at
+from ._where import await_chain, thread_stack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any, TypeGuard
+
+    from ._limits import Limit
+    from ._registration import Registration
+    from ._settings import Settings
+
+    Step = tuple[int, Registration, float, Limit | None]
+
+_ANSWERS = 0.1  # seconds in which a loop that is not blocked answers
+
+
+class Spot(Wait):
+    """Where an unwind is: its current callback, and which thread and task run it.
+
+    Who unwinds writes it, at the price of a few assignments. `at` is the thread's ident,
+    the event loop and the task; `awaitable` is what they wait for, or None in a sync call.
+    """
+
+    __slots__ = ("_pending", "at", "awaitable", "current")
+
+    def __init__(self, settings: Settings, pending: Callable[[], int], ident: int) -> None:
+        super().__init__(settings)
+        self._pending = pending
+        self.at: tuple[int, Any, Any] = (ident, None, None)
+        self.awaitable: object = None
+        self.current: Step | None = None  # one object, so that it is read as a whole
+
+    @property
+    def registration(self) -> Registration:
+        assert self.current is not None
+        return self.current[1]
+
+    @property
+    def limit(self) -> Limit | None:
+        assert self.current is not None
+        return self.current[3]
+
+    def end(self) -> None:
+        super().end()
+        self.current = self.awaitable = None  # whoever keeps the unwind keeps no callback alive
+
+    def step(self) -> tuple[int, float]:
+        current = self.current
+        return (0, 0.0) if current is None else (current[0], current[2])
+
+    @contextmanager
+    def moved(self, ident: int, loop: Any, task: Any) -> Generator[None]:
+        """Note that this thread, loop and task run the callback, for as long as the block."""
+        before, awaitable = self.at, self.awaitable
+        here = self.at, self.awaitable = (ident, loop, task), None
+        try:
+            yield
+        finally:
+            if self.at is here[0]:  # else the unwind has gone on without it
+                self.at, self.awaitable = before, awaitable
+
+    @contextmanager
+    def excused(self) -> Generator[None]:
+        """Take what the block lasts off the callback's time: to load a library, say."""
+        now = self.settings.clock.now
+        began = now()
+        yield
+        if self.limit is not None:
+            self.limit.start += now() - began
+
+    def tell(self, elapsed: float) -> str | None:
+        current = self.current
+        if current is None:
+            return None
+        number, registration, _, limit = current
+        total = number + self._pending()
+        text = (
+            f"still waiting for {registration.name} ({registration.origin}), "
+            f"{number} of {total}, for {elapsed:.1f} s"
+        )
+        if limit is not None and limit.expired:
+            text += ", although it was cancelled"
+        elif limit is not None and elapsed > limit.seconds and limit.is_idle():
+            text += ", which is sync, so that no limit ends it; did you forget `thread=True`?"
+        where = self._look_from_outside()
+        if not where and not self.at[0]:
+            return f"{text}, on an event loop of another thread that does not come to it"
+        if not where and self.awaitable is None:
+            return f"{text}, in a function that is not written in Python"
+        return text + at(where)
+
+    def look_inside(self) -> tuple[str, ...]:
+        """Return where it is, seen from the event loop that runs it."""
+        if _is_in_thread(self.awaitable):
+            return thread_stack(self.awaitable.ident)
+        return await_chain(self.at[2], self.awaitable)
+
+    def _look_from_outside(self) -> tuple[str, ...]:
+        ident, loop, _ = self.at
+        if _is_in_thread(self.awaitable):
+            return thread_stack(self.awaitable.ident)
+        if self.awaitable is None or loop is None:
+            return thread_stack(ident)
+        # A chain is read where nothing changes it meanwhile. If the loop does not answer,
+        # it is blocked, and its thread's stack says by what.
+        answers: list[tuple[str, ...]] = []
+        answered = allocate_lock()
+        answered.acquire()
+
+        def answer() -> None:
+            answers.append(self.look_inside())
+            answered.release()
+
+        with suppress(RuntimeError):  # closed meanwhile
+            (loop.run_sync_soon if is_trio(loop) else loop.call_soon_threadsafe)(answer)
+            answered.acquire(timeout=_ANSWERS)
+        return answers[0] if answers else thread_stack(ident)
+
+
+def _is_in_thread(awaitable: object) -> TypeGuard[InThread]:
+    # When the call has returned, what it returned may be what is awaited.
+    return isinstance(awaitable, InThread) and not awaitable.future.done()
