@@ -107,7 +107,7 @@ class Guard:
         if self._is_trio:
             return True  # trio.Cancelled cannot be made by hand
         before, self._requests = self._requests, self.task.cancelling()
-        return self._requests > before and not self.is_spent
+        return self._requests > before
 
     def overlooked(self) -> BaseException | None:
         """Return a cancellation that was taken for that of a limit, with which it came."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         @property
         def scope(self) -> object | None: ...
         @property
+        def held(self) -> int: ...
+        @property
         def is_spent(self) -> bool: ...
         def unshield(self) -> None: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
@@ -69,6 +71,7 @@ class _NoGuard:
     """Stand in where no task unwinds: there is no scope around it and no cancellation."""
 
     scope = None
+    held = 0
     is_spent = False
 
     def unshield(self) -> None: ...
@@ -167,8 +170,9 @@ class Unwind:
 
     def _limit_for(self, registration: Registration, start: float) -> Limit | None:
         exit_, guard = registration._exit, self.guard
-        if exit_ is not None and guard.is_spent and exit_.shield is guard.scope:
-            return Limit(0.0, start, shared=True, forced=True)  # by who entered it
+        if guard.is_spent and (guard.held if exit_ is None else exit_.shield is guard.scope):
+            # It has to run inside of a shield that the limit of another callback has cancelled.
+            return Limit(0.0, start, shared=True, forced=True)
         return self._budget.limit_for(registration, start)
 
     def stop(self) -> None:
@@ -187,22 +191,24 @@ class Unwind:
         """Run `on_timeout` in the place of what was cut short, and tell how that ended."""
         registration = self.spot.registration
         options = registration._options
-        if limit.forced and (exception is not None or limit.returned):
-            return (Status.FORCED if exception is None else Status.FAILED), exception
         cancellation = self.guard.overlooked()
         if cancellation is not None:
             self._let_go_on(cancellation)
+        if limit.forced and limit.returned:
+            return Status.FORCED, None  # it needed no time, and nothing was lost
         status = Status.FORCED if limit.forced else Status.TIMED_OUT
         error: BaseException = self._cleanup_timeout(registration.name, limit)
+        if limit.forced and exception is not None:
+            status, error = Status.FAILED, exception
         failed = None
         if options is not None and options.on_timeout is not None:
             failed = yield from self._in_its_place(options.on_timeout, call)
-            if failed is not None:
+            if failed is not None and error is not exception:
                 error.args = (f"{error}\non_timeout then failed: {describe(failed)}",)
         for raised in (exception, failed):
             if isinstance(raised, KeyboardInterrupt | SystemExit):
                 error, raised = raised, error  # noqa: PLW2901 - nobody may miss that one
-            if raised is not None:
+            if raised is not None and raised is not error:
                 chain(error, raised)
         return (Status.ABANDONED if limit.abandoned else status), error
 
