@@ -49,7 +49,7 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
         from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
     if spot.limit is not None:
         spot.limit.elsewhere = True
-    return run_sync(_call_there, registration, leaving, spot)
+    return run_sync(_call_there, registration, leaving, spot, spot.current)
 
 
 def call_from_outside(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
@@ -62,7 +62,7 @@ def call_from_outside(registration: Registration, leaving: BaseException | None,
     if runs_elsewhere:
         if spot.limit is not None:
             spot.limit.elsewhere = True
-        return _call_there(registration, leaving, spot)
+        return _call_there(registration, leaving, spot, spot.current)
     return _call_here(registration, leaving)
 
 
@@ -85,22 +85,25 @@ def _call_here(registration: Registration, leaving: BaseException | None) -> Any
     return call(registration, leaving)
 
 
-def _call_there(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
+def _call_there(
+    registration: Registration, leaving: BaseException | None, spot: Spot, step: Step | None
+) -> Any:
+    # The step is that of this call: an unwind that is interrupted goes on to others.
     home: Any = registration.home
-    invoke = partial(_invoke, registration, leaving, spot, spot.current)
+    invoke = partial(_invoke, registration, leaving, spot, step)
     if not is_trio(home) and not home.is_running():
         result, exception = run_on(runner_of(home), invoke())
     else:
         # Until it begins there, what holds it up is whatever that thread does.
         with spot.moved(thread_of(home), None, None):
             run = _run_on_trio if is_trio(home) else _run_on_asyncio
-            result, exception = run(invoke, home, spot)
+            result, exception = run(invoke, home, partial(_gives_up, spot, step))
     if exception is not None:
         reraise(exception)
     return result
 
 
-def _run_on_trio(invoke: Callable[[], Any], home: Any, spot: Spot) -> Any:
+def _run_on_trio(invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bool]) -> Any:
     # Not trio.from_thread.run, which waits without a limit.
     from concurrent.futures import Future  # lazy: loaded wherever trio is
 
@@ -112,20 +115,32 @@ def _run_on_trio(invoke: Callable[[], Any], home: Any, spot: Spot) -> Any:
 
     spawn = sys.modules["trio"].lowlevel.spawn_system_task
     home.run_sync_soon(partial(spawn, run, context=copy_context()))
-    return _result_of(future, home, spot)
+    return _result_of(future, home, gives_up)
 
 
-def _run_on_asyncio(invoke: Callable[[], Any], home: asyncio.AbstractEventLoop, spot: Spot) -> Any:
+def _run_on_asyncio(
+    invoke: Callable[[], Any], home: asyncio.AbstractEventLoop, gives_up: Callable[[], bool]
+) -> Any:
     coroutine = invoke()
     future = sys.modules["asyncio"].run_coroutine_threadsafe(coroutine, home)
     try:
-        return _result_of(future, home, spot)
+        return _result_of(future, home, gives_up)
     except RuntimeError:
         dispose(coroutine)
         raise
 
 
-def _result_of(future: Future[Any], home: Any, spot: Spot) -> Any:
+def _gives_up(spot: Spot, step: Step | None) -> bool:
+    """Tell whether the time of a call to another loop is up, and that loop has not seen to it."""
+    limit = None if step is None else step[3]
+    if limit is None or spot.settings.clock.now() <= limit.start + limit.seconds + _LEEWAY:
+        return False
+    limit.where = thread_stack(spot.at[0])
+    limit.armed = limit.expired = limit.abandoned = True
+    return True
+
+
+def _result_of(future: Future[Any], home: Any, gives_up: Callable[[], bool]) -> Any:
     """Wait for what a running loop was handed, which may have taken its last step just then.
 
     No event tells that; hence a look now and then. A loop that stands still is only run on
@@ -138,10 +153,7 @@ def _result_of(future: Future[Any], home: Any, spot: Spot) -> Any:
             return future.result(timeout=_LOOKS)
         if is_closed(home):
             raise RuntimeError(CLOSED)
-        limit = spot.limit
-        if limit is not None and spot.settings.clock.now() > limit.start + limit.seconds + _LEEWAY:
-            limit.where = thread_stack(thread_of(home))
-            limit.armed = limit.expired = limit.abandoned = True
+        if gives_up():
             future.cancel()  # it is not called any more, if it has not begun
             return None, None
         still = 0 if is_trio(home) or home.is_running() else still + 1
