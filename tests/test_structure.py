@@ -54,13 +54,13 @@ def test_there_are_no_import_cycles() -> None:
         ("_threads", {"_backends", "_errors", "_outcome", "_registration"}),
         ("_checks", {"_registration"}),
         ("_stack", {"_registration"}),
-        ("_watch", {"_where"}),
+        ("_watch", {"_errors", "_where"}),
         ("_spot", {"_backends", "_threads", "_watch", "_where"}),
         ("_interpreter", {"_errors", "_watch"}),
         ("_limits", {"_backends", "_outcome", "_watch"}),
         (
             "_unwind",
-            {"_errors", "_limits", "_outcome", "_registration", "_spot", "_threads"},
+            {"_errors", "_limits", "_outcome", "_registration", "_spot"},
         ),
         (
             "_runners",

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
     from typing import Any
 
@@ -37,14 +38,19 @@ def is_closed(home: Any) -> bool:
         closed: bool = home.is_closed()
         return closed
     try:
-        home.run_sync_soon(_nothing)
+        home.run_sync_soon(nothing)
     except sys.modules["trio"].RunFinishedError:
         return True
     return False
 
 
-def _nothing() -> None:
+def nothing() -> None:
     pass
+
+
+def call_soon(home: Any, callback: Callable[[], object]) -> None:
+    """Have it called in the loop that this is, from any thread."""
+    (home.run_sync_soon if is_trio(home) else home.call_soon_threadsafe)(callback)
 
 
 def current_task() -> Any:
@@ -82,11 +88,10 @@ async def wait(future: Future[None]) -> None:
 
     event = anyio.Event()
     home = current_home()
-    wake = home.run_sync_soon if is_trio(home) else home.call_soon_threadsafe
 
     def resolved(_: Future[None]) -> None:
         with suppress(RuntimeError):  # its loop has gone, and whoever waited with it
-            wake(event.set)
+            call_soon(home, event.set)
 
     future.add_done_callback(resolved)
     await event.wait()

@@ -9,9 +9,8 @@ import sys
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from threading import get_ident
 
-from ._backends import current_home, current_task, is_closed, is_trio, load_anyio, thread_of
+from ._backends import current_home, is_closed, is_trio, load_anyio, thread_of
 from ._errors import reraise, warn
 from ._limits import in_time
 from ._registration import call, dispose, is_awaitable
@@ -169,7 +168,7 @@ async def _invoke(
     # The exception travels as a value: SystemExit would stop the loop that runs this.
     try:
         result: Any = None
-        with spot.moved(get_ident(), current_home(), current_task()):
+        with spot.here():
             awaitable: Any = call(registration, leaving)
             if is_awaitable(awaitable):
                 result = await in_time(spot, awaitable)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 from math import inf
-from threading import get_ident
 
-from ._backends import cancel_status, current_home, current_task, is_trio, load_anyio
+from ._backends import cancel_status, current_home, is_trio, load_anyio, nothing
 from ._outcome import CleanupTimeout
 from ._watch import at
 
@@ -84,7 +83,7 @@ class Limit:
             return clock.call_later(self.left(clock.now()), expire)
         self.expired = True
         cancel()
-        return _nothing
+        return nothing
 
 
 class Budget:
@@ -129,7 +128,7 @@ class Budget:
 
 async def in_time_at(spot: Spot, awaitable: Any) -> Any:
     """Await it within its limit, in a thread and task that the watch does not know yet."""
-    with spot.moved(get_ident(), current_home(), current_task()):
+    with spot.here():
         return await in_time(spot, awaitable)
 
 
@@ -170,7 +169,7 @@ async def _in_its_scope(spot: Spot, awaitable: Any, around: Any) -> Any:
     while status is not None and getattr(status, "parent", None) is not around:
         status = getattr(status, "parent", None)
     scope = getattr(status, "_scope", None)
-    result = await _armed(spot, awaitable, _nothing if scope is None else scope.cancel)
+    result = await _armed(spot, awaitable, nothing if scope is None else scope.cancel)
     if spot.limit is not None and scope is not None:
         spot.limit.returned = not scope.cancelled_caught
     return result
@@ -220,7 +219,3 @@ def cleanup_timeout(name: str, origin: str, limit: Limit) -> CleanupTimeout:
     error = CleanupTimeout(f"{name} ({origin}) {why}{at(limit.where)}")
     error.name, error.origin, error.where = name, origin, limit.where
     return error
-
-
-def _nothing() -> None:
-    pass

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from contextlib import contextmanager, suppress
+from threading import get_ident
 
-from ._backends import is_trio
+from ._backends import call_soon, current_home, current_task
 from ._threads import InThread
 from ._watch import Wait, at
 from ._where import await_chain, thread_stack
@@ -16,7 +17,8 @@ from ._where import await_chain, thread_stack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any, TypeGuard
+    from contextlib import AbstractContextManager
+    from typing import Any
 
     from ._limits import Limit
     from ._registration import Registration
@@ -61,6 +63,10 @@ class Spot(Wait):
         current = self.current
         return (0, 0.0) if current is None else (current[0], current[2])
 
+    def here(self) -> AbstractContextManager[None]:
+        """Note that the thread and task that call this run the callback."""
+        return self.moved(get_ident(), current_home(), current_task())
+
     @contextmanager
     def moved(self, ident: int, loop: Any, task: Any) -> Generator[None]:
         """Note that this thread, loop and task run the callback, for as long as the block."""
@@ -102,16 +108,24 @@ class Spot(Wait):
             return f"{text}, in a function that is not written in Python"
         return text + at(where)
 
+    def in_thread(self) -> InThread | None:
+        """Return the call in a thread that is being waited for, until it has returned."""
+        # From then on, what it returned may be what is awaited.
+        awaitable = self.awaitable
+        if isinstance(awaitable, InThread) and not awaitable.future.done():
+            return awaitable
+        return None
+
     def look_inside(self) -> tuple[str, ...]:
         """Return where it is, seen from the event loop that runs it."""
-        if _is_in_thread(self.awaitable):
-            return thread_stack(self.awaitable.ident)
+        if (call := self.in_thread()) is not None:
+            return thread_stack(call.ident)
         return await_chain(self.at[2], self.awaitable)
 
     def _look_from_outside(self) -> tuple[str, ...]:
         ident, loop, _ = self.at
-        if _is_in_thread(self.awaitable):
-            return thread_stack(self.awaitable.ident)
+        if (call := self.in_thread()) is not None:
+            return thread_stack(call.ident)
         if self.awaitable is None or loop is None:
             return thread_stack(ident)
         # A chain is read where nothing changes it meanwhile. If the loop does not answer,
@@ -125,11 +139,6 @@ class Spot(Wait):
             answered.release()
 
         with suppress(RuntimeError):  # closed meanwhile
-            (loop.run_sync_soon if is_trio(loop) else loop.call_soon_threadsafe)(answer)
+            call_soon(loop, answer)
             answered.acquire(timeout=_ANSWERS)
         return answers[0] if answers else thread_stack(ident)
-
-
-def _is_in_thread(awaitable: object) -> TypeGuard[InThread]:
-    # When the call has returned, what it returned may be what is awaited.
-    return isinstance(awaitable, InThread) and not awaitable.future.done()

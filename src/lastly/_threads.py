@@ -36,29 +36,21 @@ class InThread:
         from concurrent.futures import Future  # lazy: `import lastly` does not pay for it
 
         self.future: Future[Any] = Future()
-        self._function = function
         context = copy_context()
         if (sniffio := sys.modules.get("sniffio")) is not None:
             # No loop runs there, whatever runs here; as trio and anyio do for their threads.
             context.run(sniffio.current_async_library_cvar.set, None)
         self._thread = Thread(
-            target=context.run, args=(self._work,), name=f"lastly: {name}", daemon=True
+            target=context.run,
+            args=(_settle, self.future, function),
+            name=f"lastly: {name}",
+            daemon=True,
         )
         self._thread.start()
 
     @property
     def ident(self) -> int:
         return self._thread.ident or 0
-
-    def _work(self) -> None:
-        function = self._function
-        del self._function
-        try:
-            self.future.set_result(function())
-        except BaseException as exc:
-            self.future.set_exception(exc)
-        finally:
-            del self, function  # the exception's traceback holds this frame: make no cycle
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._result().__await__()
@@ -75,6 +67,15 @@ class InThread:
             raise
         result = self.future.result()
         return await result if is_awaitable(result) else result
+
+
+def _settle(future: Future[Any], function: Callable[[], object]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as exc:
+        future.set_exception(exc)
+    finally:
+        del future, function  # the exception's traceback holds this frame: make no cycle
 
 
 def _dispose_result(name: str, future: Future[Any]) -> None:
@@ -105,12 +106,8 @@ def plain_threads() -> Any:
             future: Future[T] = Future()
 
             def work() -> None:
-                if not future.set_running_or_notify_cancel():
-                    return
-                try:
-                    future.set_result(fn(*args, **kwargs))
-                except BaseException as exc:
-                    future.set_exception(exc)
+                if future.set_running_or_notify_cancel():
+                    _settle(future, partial(fn, *args, **kwargs))
 
             try:
                 thread = self.running[future] = Thread(target=work, daemon=True)

@@ -14,7 +14,6 @@ from ._limits import Budget, Limit, bounded, cleanup_timeout
 from ._outcome import Outcome, Report, Status, describe
 from ._registration import dispose, finish, is_awaitable, postpone, replace
 from ._spot import Spot
-from ._threads import InThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Unwind:
         self._outcomes: list[Outcome] = []
         self._failures: list[Outcome] = []
         self._began = settings.clock.now()
-        self._budget = Budget(settings, self._began)
+        self._budget: Budget
 
     def steps(self, pop: Pop, call: Call) -> Steps:
         """Run registrations until `pop` has no more, whatever they raise (R2, R9)."""
@@ -239,8 +238,7 @@ class Unwind:
         return failed
 
     def _cleanup_timeout(self, name: str, limit: Limit) -> CleanupTimeout:
-        awaitable = self.spot.awaitable
-        if isinstance(awaitable, InThread) and not awaitable.future.done():
+        if self.spot.in_thread() is not None:
             limit.abandoned = True
         return cleanup_timeout(name, self.spot.registration.origin, limit)
 

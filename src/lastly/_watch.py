@@ -1,12 +1,12 @@
 """The watch over unwinds: say in the log what one is still waiting for, and where (R23).
 
 One thread for all, because nothing else sees a blocked event loop; it lingers, because to
-start one for each quick unwind would cost more than that. May import _where only.
+start one for each quick unwind would cost more than that. May import _errors and
+_where.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from _thread import allocate_lock
@@ -16,17 +16,12 @@ from math import inf
 from threading import Thread
 from time import perf_counter
 
+from ._errors import logger
 from ._where import thread_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._limits import Limit
-    from ._registration import Registration
     from ._settings import Settings
-
-    Step = tuple[int, Registration, float, Limit | None]
-
-logger = logging.getLogger("lastly")
 
 _LOOKS = 5.0  # seconds between two looks of the thread, at most; at the second idle one it ends
 _PATIENCE = 1.0  # seconds for which the end of a wait waits for a line about it
