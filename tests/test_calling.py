@@ -629,3 +629,28 @@ def test_options_are_checked(manager: lastly.ShutdownManager) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         manager.defer(print, color="red")
     assert manager.pending() == ()
+
+
+async def test_an_exit_that_does_nothing(manager: lastly.ShutdownManager) -> None:
+    """R8, R32: a context manager whose exit is a generator is refused before it is entered."""
+    entered: list[str] = []
+
+    class Stray:
+        def __enter__(self) -> None:
+            entered.append("sync")
+
+        def __exit__(self, *_: object):
+            yield
+
+        async def __aenter__(self) -> None:
+            entered.append("async")
+
+        async def __aexit__(self, *_: object):
+            yield
+
+    with pytest.raises(TypeError, match=r"^enter_context\(\) was given .*a generator function"):
+        manager.enter_context(Stray())
+    with pytest.raises(TypeError, match=r"^enter_async_context\(\) was given .*generator function"):
+        await manager.enter_async_context(Stray())
+    assert entered == []
+    assert manager.pending() == ()

@@ -87,9 +87,12 @@ def context_methods(
     """Return the functions that enter and exit a context manager, or refuse it."""
     kind = type(cm)
     try:
-        return getattr(kind, enter), getattr(kind, exit_)
+        methods = getattr(kind, enter), getattr(kind, exit_)
     except AttributeError:
         pass
+    else:
+        check_callback(verb, methods[1])
+        return methods
     if hasattr(kind, "__aexit__"):
         advice = "write `await enter_async_context(...)` for an async context manager"
     elif hasattr(kind, "__exit__"):

@@ -131,7 +131,8 @@ class ShutdownManager:
         >>> manager.close()
         pool closed
         """
-        self._push("register", func, args, kwargs or None, frame=_caller())
+        check_callback("register", func)
+        self._push(func, args, kwargs or None, frame=_caller())
         return func
 
     def unregister(self, func: Callable[..., object], /) -> None:
@@ -214,13 +215,13 @@ class ShutdownManager:
         if func is not _NOTHING:
             check_callback("defer", func)
             options = checked_options(func, timeout, on_timeout, thread)
-            return self._push("defer", func, args, frame=_caller(), name=name, options=options)
+            return self._push(func, args, frame=_caller(), name=name, options=options)
         checked_options(None, timeout, on_timeout, thread)  # where they were written
 
         def decorator(func: F) -> F:
             check_callback("defer", func)
             options = checked_options(func, timeout, on_timeout, thread)
-            self._push("defer", func, (), frame=_caller(), name=name, options=options)
+            self._push(func, (), frame=_caller(), name=name, options=options)
             return func
 
         return decorator
@@ -285,11 +286,10 @@ class ShutdownManager:
         guard = inside[-1].guard if inside else None
         shielding = guard if isinstance(guard, Guard) and guard.scope is not None else None
         exit_ = Exit(shielding, around=around)
-        self._push("enter_context", func, (), frame=frame, name=name, exit_=exit_)
+        self._push(func, (), frame=frame, name=name, exit_=exit_)
 
     def _push(
         self,
-        verb: str,
         func: Any,
         args: tuple[object, ...],
         kwargs: Mapping[str, object] | None = None,
@@ -299,8 +299,6 @@ class ShutdownManager:
         options: Options | None = None,
         exit_: Exit | None = None,
     ) -> Registration:
-        if verb == "register":
-            check_callback(verb, func)
         home = current_home()
         registration = Registration(
             func,
