@@ -14,7 +14,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -161,7 +161,7 @@ async def open_everything() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says where it serves and what became of the shutdown."""
+    """uvicorn, which says where it serves."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -169,24 +169,21 @@ class Server(uvicorn.Server):
             host, port = listening.getsockname()
             say(f"serving on http://{host}:{port}")
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        # Here, because uvicorn ends by raising the signal that stopped it once more.
-        report = lastly.last_report()
-        if report is not None:
-            say(json.dumps(report.to_dict()))
-            say(report.timeline(width=76))
-
 
 async def main(port: int) -> None:
     with socket.create_server(("127.0.0.1", port)) as listening:
         await open_everything()
         server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         await server.serve(sockets=[listening])
+    report = lastly.last_report()
+    if report is not None:
+        say(json.dumps(report.to_dict()))
+        say(report.timeline(width=76))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A small web app that closes what it opened.")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    with suppress(KeyboardInterrupt):
-        asyncio.run(main(parser.parse_args().port))
+    # uvicorn ends by raising the signal that stopped it once more; run makes a truthful exit
+    # status of that, where the process would die in the middle of it.
+    lastly.run(main, parser.parse_args().port)

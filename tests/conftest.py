@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,75 @@ def run_child(tmp_path: Path) -> Callable[..., Ended]:
         return Ended(done.returncode, done.stdout.splitlines(), done.stderr)
 
     return run
+
+
+class Child:
+    """A program that runs in a child process, and is told and asked things meanwhile."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.told = ""
+
+    def hears(self, line: str) -> None:
+        """Wait until the child has printed this line, which it has to flush."""
+        assert self.process.stdout is not None
+        while line not in self.said:
+            read = self.process.stdout.readline()
+            assert read, f"it ended before it said {line!r}: {self.said}\n{self.end().err}"
+            self.said.append(read.rstrip("\n"))
+
+    def logs(self, text: str) -> None:
+        """Wait until a line with this text is on its stderr."""
+        assert self.process.stderr is not None
+        while text not in self.told:
+            read = self.process.stderr.readline()
+            assert read, f"it ended before it logged {text!r}: {self.said}\n{self.told}"
+            self.told += read
+
+    def send(self, *signums: int) -> None:
+        for signum in signums:
+            self.process.send_signal(signum)
+
+    def end(self) -> Ended:
+        """Wait for its end; return its exit status, all its lines, and its stderr."""
+        # Not communicate(), which loses what readline has read ahead.
+        killer = threading.Timer(60, self.process.kill)
+        killer.start()
+        with self.process as process:
+            assert process.stdin and process.stdout and process.stderr
+            if not process.stdin.closed:
+                process.stdin.close()
+            out, err = process.stdout.read(), process.stderr.read()
+        killer.cancel()
+        return Ended(process.returncode, [*self.said, *out.splitlines()], self.told + err)
+
+
+@pytest.fixture
+def start_child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Start a program, given as its source, and return it while it runs."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(source: str, *args: str, new_session: bool = False, **env: str) -> Child:
+        program = tmp_path / f"program{len(children)}.py"
+        program.write_text(textwrap.dedent(source))
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-W", "error::RuntimeWarning", str(program), *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+            start_new_session=new_session,
+        )
+        children.append(process)
+        return Child(process)
+
+    yield start
+    for process in children:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
 
 
 class FakeClock(Clock):

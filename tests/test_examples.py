@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -96,6 +97,22 @@ def test_worker_closes_when_a_job_fails(tmp_path: Path) -> None:
     assert result.returncode == 1
 
 
+def test_service_answers_who_is_connected_before_it_closes() -> None:
+    """R25: main, which waits for the request, drains and returns; the exit status tells why."""
+    command = [sys.executable, str(EXAMPLES / "service.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        port = child.stdout.readline().rpartition(" ")[2]
+        with socket.create_connection(("127.0.0.1", int(port))) as client:
+            client.sendall(b"one\n")
+            assert client.recv(100) == b"ONE\n"
+            child.terminate()
+            assert child.stdout.readline() == "draining, signal: SIGTERM\n"
+            client.sendall(b"two\n")
+            assert client.recv(100) == b"TWO\n"
+        assert child.stdout.read() == "answered everybody\nclosed everything\n"
+        assert child.wait(TIMEOUT) == 143
+
+
 def parts(stdout: str) -> tuple[list[str], dict[str, Any], list[str]]:
     """Return what the web app says while it closes, its report, and its timeline."""
     lines = stdout.splitlines()
@@ -105,8 +122,8 @@ def parts(stdout: str) -> tuple[list[str], dict[str, Any], list[str]]:
 
 @pytest.mark.parametrize(
     ("number", "returncode"),
-    # uvicorn raises the signal once more; asyncio turns SIGINT into a KeyboardInterrupt.
-    [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)],
+    # uvicorn raises the signal once more, and `lastly.run` tells it in the exit status.
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
     ids=["SIGTERM", "SIGINT"],
 )
 def test_webapp(number: signal.Signals, returncode: int, tmp_path: Path) -> None:
@@ -169,7 +186,7 @@ def test_webapp_finishes_its_jobs_before_the_pool_closes(tmp_path: Path) -> None
             child.terminate()
             stdout, stderr = child.communicate(timeout=TIMEOUT)
         assert parts(stdout)[1]["ok"] is True
-        assert (stderr, child.returncode) == ("", -signal.SIGTERM)
+        assert (stderr, child.returncode) == ("", 143)
 
 
 def test_webapp_that_cannot_start_closes_what_did_open(tmp_path: Path) -> None:
@@ -262,7 +279,7 @@ NEWEST = "app.state.pool, app.state.worker = pool, worker"
                     "say(json.dumps(report.to_dict())); os._exit(0)",
                 )
             ],
-            "the app ended with exit status 0, not by SIGTERM",
+            "the app ended with exit status 0, not 143 for SIGTERM",
             id="another exit status",
         ),
         pytest.param(

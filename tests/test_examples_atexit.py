@@ -46,10 +46,18 @@ PROGRAMS = {
         "the child says: ready\n"
         "sent SIGTERM to the child\n"
         "the child's callbacks were NOT called\n"
-        "the child's return code is -15\n",
+        "the child's return code is -15\n"
+        "-- now with install_signal_handlers()\n"
+        "the child says: ready\n"
+        "sent SIGTERM to the child\n"
+        "the child's callbacks were called:\n"
+        "pool closed\n"
+        "log closed\n"
+        "the child's return code is 143\n",
         "",
     ),
     "signal_child.py": (0, "ready\npool closed\nlog closed\n", ""),
+    "signal_child.py handled": (0, "ready\npool closed\nlog closed\n", ""),
     "os_exit.py": (4, "leaving without callbacks\n", ""),
     "sys_exit.py": (3, "leaving with status 3\npool closed\nlog closed\n", ""),
     "exceptions.py": (
@@ -80,7 +88,7 @@ def outline(stderr: str) -> str:
 
 @pytest.mark.parametrize("command_line", PROGRAMS)
 def test_example(command_line: str) -> None:
-    """R1, R6, R9, R10, R11, R16: each example prints, logs and exits as its row says."""
+    """R1, R6, R9, R10, R11, R16, R27: each example prints, logs and exits as its row says."""
     program, *args = command_line.split()
     status, stdout, stderr = PROGRAMS[command_line]
     process = subprocess.run(

@@ -654,7 +654,9 @@ def test_what_limits_a_callback(
     registration = manager.defer(hang)
     assert registration.cancel()
     registration._options = Options(own, None, thread=False)
-    limit = Budget(manager._settings, 100.0).limit_for(registration, 100.0 + passed)
+    limit = Budget(manager._settings, manager._ladder, 100.0).limit_for(
+        registration, 100.0 + passed
+    )
     assert (None if limit is None else limit.seconds) == expected
     assert limit is None or limit.forced == (grace is not None and passed >= grace)
 

@@ -1640,7 +1640,7 @@ def test_an_error_in_the_hook_does_not_cost_the_join(
     class Broken:
         @property
         def slow_after(self) -> float:
-            raise KeyboardInterrupt
+            raise RuntimeError
 
     monkeypatch.setattr(_interpreter, "_callbacks", {int: (Broken(), tuple)})
     _interpreter._watch_threads()

@@ -1,6 +1,7 @@
-"""Wait until the input ends (Ctrl-D), then end normally, unless `signal_parent.py` kills it.
+"""Wait until the input ends (Ctrl-D), then end normally, unless `signal_parent.py` stops it.
 
-Prints "ready" when it can be killed and, if it ends normally, what both callbacks print.
+Prints "ready" when it can be stopped and, if it ends normally, what both callbacks print. With
+the argument "handled" a signal is a normal end, too.
 """
 
 import asyncio
@@ -20,5 +21,7 @@ async def close_pool() -> None:
 
 lastly.register(close_log)
 lastly.register(close_pool)
+if "handled" in sys.argv:
+    lastly.install_signal_handlers()
 print("ready", flush=True)
 sys.stdin.read()

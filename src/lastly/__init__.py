@@ -10,6 +10,8 @@ from ._manager import ShutdownManager
 from ._manager import default as _default
 from ._outcome import CleanupTimeout, Outcome, Reason, Report, Status
 from ._registration import Registration
+from ._run import run
+from ._signals import install_signal_handlers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +31,15 @@ __all__ = [
     "defer",
     "enter_async_context",
     "enter_context",
+    "install_signal_handlers",
     "last_report",
     "lifespan",
     "pending",
     "register",
+    "request_shutdown",
+    "run",
     "unregister",
+    "wait_requested",
 ]
 
 register: Final = _default.register
@@ -46,4 +52,6 @@ close: Final = _default.close
 aclose: Final = _default.aclose
 lifespan: Final = _default.lifespan
 configure: Final = _default.configure
+request_shutdown: Final = _default.request_shutdown
+wait_requested: Final = _default.wait_requested
 last_report: Final = _default.last_report

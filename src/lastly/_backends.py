@@ -61,6 +61,13 @@ def current_task() -> Any:
     return library.current_task()
 
 
+def stepping() -> Any:
+    """Return the task whose step a signal handler has interrupted here, or None."""
+    with suppress(RuntimeError):  # trio, between two steps
+        return current_task()
+    return None
+
+
 def cancel_status() -> Any:
     """Return what trio has for the innermost cancel scope of this task; None elsewhere."""
     if not is_trio(current_home()):
@@ -68,6 +75,14 @@ def cancel_status() -> Any:
     # Not public, but the one thing that tells whether a context manager holds a scope open.
     # Without it, each counts as one that does: that is safe, though it cannot be cut short.
     return getattr(current_task(), "_cancel_status", None) or object()
+
+
+def outermost_scope(around: object) -> Any:
+    """Return the outermost trio scope that this task holds open inside of that status."""
+    status = cancel_status()
+    while status is not None and getattr(status, "parent", None) is not around:
+        status = getattr(status, "parent", None)
+    return getattr(status, "_scope", None)
 
 
 def load_anyio() -> None:

@@ -5,6 +5,7 @@ May import _registration only.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
 from itertools import pairwise
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from ._settings import Errors
 
+_BACKENDS = ("asyncio", "trio")
+_MOST_STATUS = 255
 _ERRORS = ("last", "group", "log")
 _FUNCTIONS = (FunctionType, MethodType)
 _CO_GENERATORS = 0x20 | 0x200  # inspect's CO_GENERATOR and CO_ASYNC_GENERATOR
@@ -184,3 +187,39 @@ def checked_errors(errors: Any) -> Errors:
         checked: Errors = errors
         return checked
     raise ValueError(f"errors={errors!r} is unknown; write one of {', '.join(map(repr, _ERRORS))}")
+
+
+def check_main(main: Any, args: tuple[object, ...]) -> None:
+    """Refuse what `run` cannot run."""
+    if isinstance(main, Coroutine):
+        if args:
+            raise TypeError(
+                f"run() was given a coroutine and arguments, which that has already; write "
+                f"run({qualified_name(main)}, ...) for the function and its arguments"
+            )
+    elif not callable(main):
+        raise TypeError(
+            f"run() needs an async function, but was given {_name(main)}; write run(main), and "
+            "its arguments behind it"
+        )
+    elif _is_sync(main) or (isinstance(main, _FUNCTIONS) and _why_it_does_nothing(main)):
+        raise TypeError(
+            f"run() needs an async function, and {qualified_name(main)} is none; write "
+            f"`async def`, or call it without run() if nothing in it has to be awaited"
+        )
+
+
+def checked_backend(backend: object) -> None:
+    if backend not in _BACKENDS:
+        raise ValueError(
+            f"backend={backend!r} is unknown; write one of {', '.join(map(repr, _BACKENDS))}"
+        )
+
+
+def checked_status(status: Any) -> None:
+    if status is None:
+        return
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"signal_exit_code={status!r} is no exit status; write an int, or None")
+    if not 0 <= status <= _MOST_STATUS:
+        raise ValueError(f"signal_exit_code={status!r} is no exit status; write 0 to 255")

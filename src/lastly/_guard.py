@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import anyio
 
+    from ._unwind import Main
+
 
 class Guard:
     """Shield the task that unwinds from the cancel scopes around it (R18).
@@ -27,7 +29,8 @@ class Guard:
     Scopes must nest, so that the shield is taken down while a context manager exits (R8).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, main: Main | None = None) -> None:
+        self._main = main
         self.scope: anyio.CancelScope | None = None
         self.held = 0  # the context managers that were entered inside of it and are open
         self.is_spent = False  # cancelled by a limit, and held
@@ -75,8 +78,19 @@ class Guard:
             return None
         return error
 
+    def make_way(self, shield: object | None) -> None:
+        """Leave the scopes of ours that are not around an exit that was entered in this one."""
+        # R8: cancel scopes nest, and a context manager that was entered before the shield went
+        # up may hold one open around it.
+        if shield is not self.scope:
+            self.unshield()
+        elif self._main is not None:
+            self._main.step_out()
+
     def unshield(self) -> None:
         self._take_down(None)
+        if self._main is not None:  # its scope has to go, as soon as it is the innermost one
+            self._main.step_out()
 
     def _take_down(self, error: BaseException | None) -> bool | None:
         scope, self.scope, self.is_spent = self.scope, None, False

@@ -1,6 +1,6 @@
 """Interpreter exit: the one atexit hook, and a watch over the wait for threads before it.
 
-Is told what to call; may import _errors and _watch.
+Is told what to call; may import _aside, _errors and _watch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 
+from ._aside import settle
 from ._errors import count
 from ._watch import OneWait, threads_that_hold, told_of_thread
 
@@ -77,8 +78,9 @@ class _ThreadsWait(OneWait):
 
 
 def _watch_threads() -> None:
-    # Nothing may escape: the interpreter would not wait for its threads at all.
-    with suppress(BaseException):
+    # Nothing may escape, or the interpreter would not wait for its threads at all; but for what
+    # a signal handler raises to have just that.
+    with suppress(Exception):
         used = [settings for settings, _ in _callbacks.values()] or _last
         slow_after = {s.slow_after: s for s in used if s.slow_after is not None}
         if slow_after:
@@ -103,5 +105,6 @@ def unwind_at_exit() -> None:
             if callback not in _callbacks:
                 break
         forget(callback)
+    settle()
     if error is not None:
         raise error

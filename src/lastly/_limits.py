@@ -1,14 +1,23 @@
 """Limits: how long a callback may take, and cutting it short when that has passed.
 
-May import _backends, _clock, _outcome and _watch.
+May import _backends, _ladder, _outcome and _watch.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from math import inf
 
-from ._backends import cancel_status, current_home, is_trio, load_anyio, nothing
+from ._backends import (
+    call_soon,
+    current_home,
+    is_trio,
+    load_anyio,
+    nothing,
+    outermost_scope,
+)
+from ._ladder import signals
 from ._outcome import CleanupTimeout
 from ._watch import at
 
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._ladder import Ladder
     from ._registration import Registration
     from ._settings import Settings
     from ._spot import Spot
@@ -28,8 +38,10 @@ class Limit:
     """The seconds that one callback may take, and what came of them."""
 
     __slots__ = (
+        "_expire",
         "abandoned",
         "armed",
+        "by_signal",
         "elsewhere",
         "expired",
         "forced",
@@ -49,12 +61,15 @@ class Limit:
         shared: bool = False,
         grace: float | None = None,
         forced: bool = False,
+        by_signal: bool = False,
     ) -> None:
         self.seconds = seconds
         self.start = start
         self.shared = shared  # it is a part of the unwind's budget
         self.grace = grace  # the whole budget, unless that is what a callback around leaves
         self.forced = forced
+        self.by_signal = by_signal  # that is why it is forced
+        self._expire: tuple[Any, Callable[[], None]] | None = None  # in which loop, and how
         self.armed = False  # there was something to cut short
         self.elsewhere = False  # it is armed in another thread's loop
         self.expired = False
@@ -70,20 +85,42 @@ class Limit:
         return max(0.0, self.start + self.seconds - now)
 
     def arm(self, spot: Spot, cancel: Callable[[], object]) -> Callable[[], object]:
-        """Have `cancel` called in the loop that runs here when the time has passed."""
+        """Have `cancel` called in the loop that runs here when the time has passed.
+
+        Returns what disarms it, for when the callback has ended.
+        """
 
         def expire() -> None:
+            if self._expire is None or self.expired:
+                return  # it has ended since, or it was cut short before
             self.where = spot.look_inside()  # before it is cancelled, and runs for the exit
             self.expired = True
             cancel()
 
+        def disarm() -> None:
+            self._expire = None
+            stop()
+
+        stop: Callable[[], object] = nothing
         self.armed = True
-        if not self.forced:
+        self._expire = (current_home(), expire)  # before the look, so that no force is lost
+        if self.forced:
+            self.expired = True
+            cancel()
+        elif self.seconds < inf:
             clock = spot.settings.clock
-            return clock.call_later(self.left(clock.now()), expire)
-        self.expired = True
-        cancel()
-        return nothing
+            stop = clock.call_later(self.left(clock.now()), expire)
+        return disarm
+
+    def force(self, now: float) -> None:
+        """Cut the callback short at once, from any thread, or when it begins to wait."""
+        if self.forced:
+            return
+        self.seconds = min(self.seconds, max(0.0, now - self.start))
+        self.forced = self.by_signal = True
+        if (armed := self._expire) is not None:
+            with suppress(RuntimeError):  # its loop has gone
+                call_soon(*armed)
 
 
 class Budget:
@@ -92,10 +129,13 @@ class Budget:
     `outer` is the spot of the unwind around it, whose callback it is or serves.
     """
 
-    __slots__ = ("_began", "_outer_end", "_settings")
+    __slots__ = ("_began", "_ladder", "_outer_end", "_settings")
 
-    def __init__(self, settings: Settings, began: float, outer: Spot | None = None) -> None:
+    def __init__(
+        self, settings: Settings, ladder: Ladder, began: float, outer: Spot | None = None
+    ) -> None:
         self._settings = settings
+        self._ladder = ladder
         self._began = began
         # A shield would hide from it that the callback around it is being cancelled (R18), so
         # it has to keep to the time of that one by itself.
@@ -107,15 +147,27 @@ class Budget:
         """Return how long a callback that starts now may take; None for as long as it likes.
 
         Its own timeout comes first, then the manager's default; but never more than four
-        fifths of what is left of the grace (R21), and nothing when that is used up (R22).
+        fifths of what is left of the grace (R21), and nothing when that is used up or a second
+        signal has come (R22). The clock of the grace starts at a first signal (R25).
         """
         settings, options, outer_end = self._settings, registration._options, self._outer_end
-        if options is None and settings.timeout is settings.grace is None and outer_end == inf:
+        if (
+            options is None
+            and settings.timeout is settings.grace is None
+            and outer_end == inf
+            and not signals.heeded
+        ):
             return None
+        if signals.forced:
+            return Limit(0.0, start, forced=True, by_signal=True)
         own = None if options is None else options.timeout
         default = inf if settings.timeout is None else settings.timeout
         seconds = default if own is None else own
-        end = inf if settings.grace is None else self._began + settings.grace
+        end = inf
+        if settings.grace is not None:
+            request = self._ladder.request
+            since = self._began if request is None else min(self._began, request.since)
+            end = since + settings.grace
         # What it is of that limits, for the message.
         grace = None if outer_end <= end else settings.grace
         left = min(end, outer_end) - start
@@ -123,7 +175,7 @@ class Budget:
             return Limit(0.0, start, shared=True, grace=grace, forced=True)
         if seconds > _SHARE * left:
             return Limit(_SHARE * left, start, shared=True, grace=grace)
-        return None if seconds == inf else Limit(seconds, start)
+        return None if seconds == inf and not signals.heeded else Limit(seconds, start)
 
 
 async def in_time_at(spot: Spot, awaitable: Any) -> Any:
@@ -165,10 +217,7 @@ async def _in_a_scope(spot: Spot, awaitable: Any) -> Any:
 async def _in_its_scope(spot: Spot, awaitable: Any, around: Any) -> Any:
     # R8: no scope of ours may be open around it. But to cancel the outermost one that it holds
     # open, a nursery's say, ends what it waits for.
-    status = cancel_status()
-    while status is not None and getattr(status, "parent", None) is not around:
-        status = getattr(status, "parent", None)
-    scope = getattr(status, "_scope", None)
+    scope = outermost_scope(around)
     result = await _armed(spot, awaitable, nothing if scope is None else scope.cancel)
     if spot.limit is not None and scope is not None:
         spot.limit.returned = not scope.cancelled_caught
@@ -210,7 +259,9 @@ def cleanup_timeout(name: str, origin: str, limit: Limit) -> CleanupTimeout:
     budget = "the time of the callback around it"
     if limit.grace is not None:
         budget = f"the grace of {limit.grace:g} s"
-    if limit.forced:
+    if limit.by_signal:
+        why += " by a second signal"
+    elif limit.forced:
         why += f" at once: {budget} is used up"
     else:
         why += f" after {limit.seconds:.3f}".rstrip("0").rstrip(".") + " s"

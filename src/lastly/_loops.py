@@ -60,7 +60,7 @@ class _Teardown:
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
         self._unwinds: list[Unwind] = []
-        self._wait: _LoopWait | None = None
+        self._wait: LoopWait | None = None
         self._handled = _handled()
         self._shutdown_asyncgens = loop.shutdown_asyncgens
         self._close = loop.close
@@ -74,7 +74,7 @@ class _Teardown:
         if self._unwinds and self._wait is None:
             # What follows is not ours, but a callback that was cut short may have left there
             # what holds it up: a thread of the loop's executor, above all.
-            self._wait = _LoopWait(self._unwinds[-1].spot.settings)
+            self._wait = LoopWait(self._unwinds[-1].spot.settings)
             self._wait.begin()
         await self._shutdown_asyncgens()
 
@@ -129,7 +129,7 @@ class _Teardown:
             del self._loop.shutdown_asyncgens
 
 
-class _LoopWait(OneWait):
+class LoopWait(OneWait):
     """The rest of a loop's teardown (R23)."""
 
     __slots__ = ()

@@ -14,6 +14,7 @@ from threading import current_thread
 from types import MethodType
 
 from . import _homes, _interpreter, _loops
+from ._aside import aside
 from ._backends import cancel_status, current_home, wait
 from ._checks import (
     check_callback,
@@ -23,14 +24,15 @@ from ._checks import (
     checked_text,
     context_methods,
 )
-from ._errors import reraise
+from ._errors import logger, reraise
 from ._guard import Guard
+from ._ladder import Ladder, signals
 from ._outcome import Reason, Status
 from ._registration import Exit, Registration, looks_async, qualified_name
 from ._runners import HomeRunner
 from ._settings import Settings
 from ._stack import Stack
-from ._unwind import Unwind, drive, drive_sync
+from ._unwind import Unwind, drive, drive_sync, in_progress
 from ._watch import watchman
 
 TYPE_CHECKING = False
@@ -102,6 +104,8 @@ class ShutdownManager:
         self._stack = Stack()
         self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
         self._last_report: Report | None = None
+        self._failures = 0  # of all unwinds so far
+        self._ladder = Ladder(around=signals)
         # Holds the unwind in progress. dict.setdefault is atomic (see Stack): no lock.
         self._current: dict[None, Unwind] = {}
 
@@ -442,6 +446,45 @@ class ShutdownManager:
     ) -> bool | None:
         return await self._aclose(self._unwind(Reason("scope exit"), leaving=exc))
 
+    def request_shutdown(self, reason: str | None = None) -> None:
+        """Ask for a shutdown; who waits in `wait_requested` is woken.
+
+        Under `run` it is what a first signal is: if nobody waits, main is cancelled (R25,
+        R28). Elsewhere it is for those who wait. May be called from any thread, and from a
+        signal handler. The first request counts until the manager has unwound; `reason` is
+        for the report.
+
+        Raises `TypeError` for a reason that is not a string.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with ShutdownManager() as manager:
+        ...         manager.request_shutdown("deploy")
+        ...         print(await manager.wait_requested())
+        >>> asyncio.run(main())
+        request: deploy
+        """
+        why = Reason("request", checked_text("reason", reason))
+        if self._ladder.ask(why, self._settings.clock.now()):
+            aside(partial(logger.info, "shutdown was requested: %s", why))
+
+    async def wait_requested(self) -> Reason:
+        """Wait until a shutdown is requested, by a signal or from code; return the reason.
+
+        Whoever waits here tells `run` to leave main alone: to answer what is in flight, and
+        to return by itself (R25). Signals are noticed under `run` and after
+        `install_signal_handlers`. Returns at once if the request has come before.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     manager = ShutdownManager()
+        ...     asyncio.get_running_loop().call_soon(manager.request_shutdown)
+        ...     return (await manager.wait_requested()).trigger
+        >>> asyncio.run(main())
+        'request'
+        """
+        return await self._ladder.wait()
+
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
         """Return an async context manager that unwinds the whole manager when it ends.
 
@@ -457,31 +500,36 @@ class ShutdownManager:
         """
         return _Lifespan(self)
 
-    def _unwind(self, reason: Reason, *, leaving: BaseException | None = None) -> Unwind:
-        outer = next(reversed(_inside.get()), None)
-        pending = self._stack.__len__
-        return Unwind(reason, self._settings, pending, leaving=leaving, outer=outer)
+    def _unwind(
+        self, reason: Reason, *, leaving: BaseException | None = None, exiting: bool = False
+    ) -> Unwind:
+        return self._new_unwind(reason, self._stack.__len__, leaving=leaving, exiting=exiting)
 
-    def _close(self, unwind: Unwind, *, exiting: bool = False) -> bool | None:
+    def _new_unwind(self, reason: Reason, pending: Callable[[], int], **what: Any) -> Unwind:
+        outer = next(reversed(_inside.get()), None)
+        request = self._ladder.request
+        if request is not None and reason.trigger != "close":
+            reason = request.reason  # what has begun it all says more
+        return Unwind(reason, self._settings, pending, outer=outer, ladder=self._ladder, **what)
+
+    def _close(self, unwind: Unwind) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
         leaving = unwind.leaving
         with _Turn(self, unwind):
-            whose = self._run_or_join(unwind, exiting)
-        return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
+            whose = self._run_or_join(unwind)
+        return _come_out(whose, unwind.leaving, leaving)
 
     async def _aclose(self, unwind: Unwind) -> bool | None:
         leaving = unwind.leaving
         with _Turn(self, unwind):
             whose = await self._run_or_join_async(unwind)
-        return _come_out(whose, whose.leaving if whose is unwind else leaving, leaving)
+        return _come_out(whose, unwind.leaving, leaving)
 
     async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
         if not self._stack.count(loop) and not self._is_called_from_elsewhere(loop):
             return None
         pending = partial(self._stack.count, loop)
-        outer = next(reversed(_inside.get()), None)
-        reason = Reason("loop teardown")
-        unwind = Unwind(reason, self._settings, pending, home=loop, outer=outer)
+        unwind = self._new_unwind(Reason("loop teardown"), pending, home=loop)
         with _Turn(self, unwind):
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
@@ -501,15 +549,15 @@ class ShutdownManager:
         )
 
     def _exit_interpreter(self) -> None:
-        self._close(self._unwind(Reason("interpreter exit")), exiting=True)
+        self._close(self._unwind(Reason("interpreter exit"), exiting=True))
 
-    def _run_or_join(self, unwind: Unwind, exiting: bool) -> Unwind:
+    def _run_or_join(self, unwind: Unwind) -> Unwind:
         """Return the unwind whose result is the caller's."""
         while (current := self._begin(unwind)) is not None:
             if current is unwind:
                 unwind.error = self._refusal()
                 if unwind.error is None:
-                    with HomeRunner(self._settings, exiting=exiting) as runner:
+                    with HomeRunner(self._settings, exiting=unwind.exiting) as runner:
                         drive_sync(unwind, self._stack.pop, _homes.call_from_outside, runner.run)
                 return unwind
             if current_home() is not None:
@@ -524,7 +572,8 @@ class ShutdownManager:
     async def _run_or_join_async(self, unwind: Unwind) -> Unwind:
         while (current := self._begin(unwind)) is not None:
             if current is unwind:
-                await drive(unwind, self._stack.pop, _homes.call_at_home, Guard())
+                guard = Guard(unwind.main)
+                await drive(unwind, self._stack.pop, _homes.call_at_home, guard)
                 return unwind
             await _wait(current)
             if current.complete and current.home is None:
@@ -549,6 +598,7 @@ class ShutdownManager:
     def _end(self, unwind: Unwind) -> None:
         try:
             report = unwind.close_books()
+            self._failures += unwind.failures
             if report.outcomes:
                 self._last_report = report
             if unwind.postponed is not None:
@@ -556,6 +606,8 @@ class ShutdownManager:
         finally:
             if self._current.get(None) is unwind:
                 del self._current[None]
+            if unwind.complete and unwind.home is None:
+                self._ladder.reset()
             unwind.calling = None
             self._let_go_if_empty()
             unwind.done.set_result(None)
@@ -587,12 +639,18 @@ class _Turn:
         self._unwind = unwind
 
     def __enter__(self) -> None:
+        in_progress[self._unwind] = None
         self._token = _inside.set((*_inside.get(), self._unwind))
 
     def __exit__(self, *exc: object) -> None:
-        self._manager._end(self._unwind)
-        with suppress(ValueError):  # closed from outside its task, hence its context
-            _inside.reset(self._token)
+        try:
+            self._manager._end(self._unwind)
+            with suppress(ValueError):  # closed from outside its task, hence its context
+                _inside.reset(self._token)
+        finally:
+            # From here on a signal handler raises again where it is called.
+            in_progress.pop(self._unwind, None)
+            self._unwind.let_outside_go_on()
 
 
 def _went_on(current: Unwind) -> bool:

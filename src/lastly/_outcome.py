@@ -67,7 +67,8 @@ class CleanupTimeout(TimeoutError):  # noqa: N818 - the contract names it
 class Reason:
     """Say what started an unwind: the trigger, and the caller's own words if it gave any.
 
-    `trigger` is one of "close", "scope exit", "loop teardown" and "interpreter exit".
+    `trigger` is one of "close", "scope exit", "loop teardown", "interpreter exit", "signal",
+    with the signal's name as the caller's words, and "request", for `request_shutdown`.
 
     >>> str(Reason("close", "deploy"))
     'close: deploy'

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         running: dict[Future[Any], Thread]
 
 
+_LOOKS = 0.05  # seconds
+
 CLOSED = (
     "the event loop of this callback was closed before it could run; did you forget to "
     "unwind while the loop was open, with `async with`, `lifespan` or `await aclose()`?"
@@ -224,11 +226,13 @@ def _result_in_time(call: InThread, spot: Spot) -> Any:
         return call.future.result()
     clock = spot.settings.clock
     limit.armed = True
-    if not clock.wait(call.future, limit.left(clock.now())):
-        limit.where = spot.look_inside()
-        limit.expired = True
-        call.abandon()
-        return None
+    # In looks, for nothing could wake this thread when the limit is forced meanwhile.
+    while not clock.wait(call.future, min(_LOOKS, left := limit.left(clock.now()))):
+        if left == 0:
+            limit.where = spot.look_inside()
+            limit.expired = True
+            call.abandon()
+            return None
     result = call.future.result()
     limit.returned = not is_awaitable(result)
     return result

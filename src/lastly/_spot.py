@@ -128,17 +128,24 @@ class Spot(Wait):
             return thread_stack(call.ident)
         if self.awaitable is None or loop is None:
             return thread_stack(ident)
-        # A chain is read where nothing changes it meanwhile. If the loop does not answer,
-        # it is blocked, and its thread's stack says by what.
-        answers: list[tuple[str, ...]] = []
-        answered = allocate_lock()
-        answered.acquire()
+        return look_from_outside(ident, loop, self.look_inside)
 
-        def answer() -> None:
-            answers.append(self.look_inside())
-            answered.release()
 
-        with suppress(RuntimeError):  # closed meanwhile
-            call_soon(loop, answer)
-            answered.acquire(timeout=_ANSWERS)
-        return answers[0] if answers else thread_stack(ident)
+def look_from_outside(
+    ident: int, loop: Any, look_inside: Callable[[], tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Return where a task of this loop is, seen from another thread than the loop's."""
+    # A chain is read where nothing changes it meanwhile. If the loop does not answer,
+    # it is blocked, and its thread's stack says by what.
+    answers: list[tuple[str, ...]] = []
+    answered = allocate_lock()
+    answered.acquire()
+
+    def answer() -> None:
+        answers.append(look_inside())
+        answered.release()
+
+    with suppress(RuntimeError):  # closed meanwhile
+        call_soon(loop, answer)
+        answered.acquire(timeout=_ANSWERS)
+    return answers[0] if answers else thread_stack(ident)

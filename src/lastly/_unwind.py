@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any, Protocol
 
+    from ._ladder import Ladder
     from ._outcome import CleanupTimeout, Reason
     from ._registration import Registration
     from ._settings import Settings
@@ -38,11 +39,16 @@ if TYPE_CHECKING:
         def held(self) -> int: ...
         @property
         def is_spent(self) -> bool: ...
-        def unshield(self) -> None: ...
+        def make_way(self, shield: object | None, /) -> None: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
         def interrupted(self, exception: BaseException, /) -> bool: ...
         def consumed(self, cancellation: BaseException, /) -> bool: ...
         def overlooked(self) -> BaseException | None: ...
+
+    class Main(Protocol):
+        """What the guard needs from the main of a run."""
+
+        def step_out(self) -> None: ...
 
     class TaskGuard(Guard, Protocol):
         """What the async driver needs besides."""
@@ -53,9 +59,14 @@ if TYPE_CHECKING:
         def task(self) -> Any: ...
         def needs_shield(self, *, limited: bool) -> bool: ...
         def shield(self) -> None: ...
+        def unshield(self) -> None: ...
         def without_its_own(self, error: BaseException | None, /) -> BaseException | None: ...
         def leave(self, error: BaseException | None, /) -> BaseException | None: ...
         def is_here(self) -> bool: ...
+
+
+# The unwinds that are going on, in the order in which they were called for.
+in_progress: dict[Unwind, None] = {}
 
 
 class CannotAwaitError(RuntimeError):
@@ -73,7 +84,7 @@ class _NoGuard:
     held = 0
     is_spent = False
 
-    def unshield(self) -> None: ...
+    def make_way(self, _: object | None, /) -> None: ...
     def is_cancellation(self, _: BaseException, /) -> bool:
         return False
 
@@ -87,8 +98,10 @@ class Unwind:
 
     `home` is None for an unwind of the whole manager, and `outer` is the unwind in whose
     callback this one was called for, if any. `leaving` is the exception that
-    is on its way out of the scope around the unwind. `guard` is that of the async driver.
-    `done` resolves, always to None, once the books are closed.
+    is on its way out of the scope around the unwind; `outside` is what a signal handler would
+    have raised in the middle of it (R9), and goes on when it is done. `exiting` is whether the
+    interpreter exits. `guard` is that of the async driver, and `main` is the main of a run that
+    unwinds in its task. `done` resolves, always to None, once the books are closed.
     """
 
     def __init__(
@@ -100,10 +113,15 @@ class Unwind:
         home: object | None = None,
         leaving: BaseException | None = None,
         outer: Unwind | None = None,
+        ladder: Ladder,
+        exiting: bool = False,
     ) -> None:
         self.reason = reason
         self.home = home
         self.leaving = leaving
+        self.exiting = exiting
+        self.outside: BaseException | None = None
+        self.main: Main | None = None
         self.guard: Guard = _NoGuard()
         self.error: BaseException | None = None
         self.report: Report | None = None
@@ -114,6 +132,7 @@ class Unwind:
         self.done: Future[None] = Future()
         self.spot = Spot(settings, pending, get_ident())
         self._settings = settings
+        self._ladder = ladder
         self._outer = outer
         self._stopping = False
         self._instead: BaseException | None = None  # what an exit made of `leaving`
@@ -128,7 +147,8 @@ class Unwind:
         now, place = settings.clock.now, spot.at
         self._began = now()
         outer, self._outer = self._outer, None
-        self._budget = Budget(settings, self._began, None if outer is None else outer.spot)
+        around = None if outer is None else outer.spot
+        self._budget = Budget(settings, self._ladder, self._began, around)
         while (registration := pop()) is not None:
             registration._status = Status.RUNNING
             self.calling = registration._home
@@ -140,10 +160,8 @@ class Unwind:
             spot.current = (len(self._outcomes) + 1, registration, start, limit)
             result = exception = None
             try:
-                # R8: cancel scopes nest, and a context manager that was entered before
-                # the shield went up may hold one open around it.
-                if registration._exit is not None and registration._exit.shield is not guard.scope:
-                    guard.unshield()
+                if registration._exit is not None:
+                    guard.make_way(registration._exit.shield)
                 result = call(registration, told, spot)
                 if result is not None and is_awaitable(result):
                     spot.awaitable = result
@@ -173,6 +191,16 @@ class Unwind:
             # It has to run inside of a shield that the limit of another callback has cancelled.
             return Limit(0.0, start, shared=True, forced=True)
         return self._budget.limit_for(registration, start)
+
+    def tell_exits(self, exception: BaseException) -> None:
+        """Tell exits of an exception that they are to see, though it leaves no scope."""
+        self._instead = exception
+
+    def force(self) -> None:
+        """Cut short the callback that runs, from any thread; who forces, forces the rest too."""
+        current = self.spot.current
+        if current is not None and current[3] is not None:
+            current[3].force(self._settings.clock.now())
 
     def stop(self) -> None:
         """Make the generator stop at the exception that it is thrown next."""
@@ -336,6 +364,14 @@ class Unwind:
             log(outcome, exception)
         except BaseException as exc:  # Ctrl-C inside a log handler, say
             self._let_go_on(exc)
+
+    @property
+    def failures(self) -> int:
+        return len(self._failures)
+
+    def let_outside_go_on(self) -> None:
+        if self.outside is not None:
+            self._let_go_on(self.outside)
 
     def _let_go_on(self, exception: BaseException) -> None:
         # R18: what comes from outside goes on when all have run, unless something of its

@@ -50,9 +50,13 @@ def await_chain(task: Any, awaitable: Any) -> tuple[str, ...]:
 
 def thread_stack(ident: int) -> tuple[str, ...]:
     """Return what a thread runs below lastly and the event loop, the innermost line last."""
+    return stack_of(sys._current_frames().get(ident))
+
+
+def stack_of(frame: FrameType | None) -> tuple[str, ...]:
+    """Return the same of the thread that runs this frame, from there on outwards."""
     stack: list[Entry] = []
     with suppress(Exception):  # as above
-        frame = sys._current_frames().get(ident)
         while frame is not None:
             stack.append(("", frame))
             frame = frame.f_back

@@ -1,0 +1,606 @@
+"""The ladder of signals under `lastly.run`: real children, real signals, real exit statuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from signal import SIGINT, SIGTERM
+
+import pytest
+
+import lastly
+
+BACKENDS = ["asyncio", "uvloop", "trio"]
+
+# A program whose callbacks and main do what its arguments say.
+PROGRAM = """
+import logging, sys, threading, time
+import anyio
+import lastly
+
+backend, main_does, callback_does, *settings = sys.argv[1:]
+backend, options = ("asyncio", {"use_uvloop": True}) if backend == "uvloop" else (backend, None)
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+settings = {name: float(value) for name, value in (s.split("=") for s in settings)}
+grace = settings.pop("grace", None)
+lastly.configure(**settings)
+
+async def oldest():
+    print("oldest")
+
+async def hang():
+    print("hanging")
+    try:
+        await anyio.sleep_forever()
+    finally:
+        print("hung up")
+
+def block():
+    print("blocking")
+    print("read", sys.stdin.readline().strip())
+
+async def say_when_blocked(word):
+    await anyio.wait_all_tasks_blocked()
+    print(word)
+
+class Loop(threading.Thread):
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.registered = threading.Event()
+        self.start()
+        self.registered.wait()
+
+    def run(self):
+        async def there():
+            lastly.register(hang)
+            self.registered.set()
+            await anyio.sleep_forever()
+        anyio.run(there)
+
+async def main():
+    lastly.register(print, "sync")
+    match callback_does:
+        case "hang":
+            lastly.register(hang)
+        case "hang in a nested unwind":
+            inner = lastly.ShutdownManager()
+            inner.register(print, "inner")
+            inner.register(hang)
+            lastly.register(inner.aclose)
+        case "hang on another loop":
+            Loop()
+        case "hang in an exit":
+            class Hanging:
+                async def __aenter__(self): ...
+                async def __aexit__(self, *exc):
+                    await hang()
+            await lastly.enter_async_context(Hanging())
+        case "hang in a thread":
+            def wait():
+                print("blocking")
+                threading.Event().wait()
+            lastly.defer(wait, thread=True)
+        case "block":
+            lastly.register(block)
+    lastly.register(oldest)
+    lastly.register(print, "newest")
+    try:
+        match main_does:
+            case "sleep":
+                print("ready")
+                await anyio.sleep_forever()
+            case "wait":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(say_when_blocked, "ready")
+                    print("draining,", await lastly.wait_requested())
+                    await anyio.sleep(0)
+            case "wait in a task":
+                async def wait():
+                    print("draining,", await lastly.wait_requested())
+                async with anyio.create_task_group() as group:
+                    group.start_soon(wait)
+                    group.start_soon(say_when_blocked, "ready")
+            case "drain for ever":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(say_when_blocked, "ready")
+                    print("draining,", await lastly.wait_requested())
+                    group.start_soon(say_when_blocked, "stuck")
+                    await anyio.sleep_forever()
+            case "finally":
+                try:
+                    print("ready")
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=backend == "trio"):
+                        print("closing down")
+                        await anyio.sleep(0)
+                        if callback_does == "hang in main":
+                            await anyio.sleep_forever()
+                        print("closed down")
+            case "busy":
+                print("ready")
+                while True:
+                    pass
+            case "blocked":
+                print("ready")
+                while True:  # a signal just before a longer wait would not interrupt it
+                    time.sleep(0.01)
+            case "inner":
+                async with lastly.ShutdownManager() as inner:
+                    inner.register(print, "inner")
+                    inner.register(hang)
+                    print("ready")
+                    await anyio.sleep_forever()
+            case "group":
+                async def child():
+                    try:
+                        print("ready")
+                        await anyio.sleep_forever()
+                    finally:
+                        print("child cancelled")
+                group = await lastly.enter_async_context(anyio.create_task_group())
+                group.start_soon(child)
+                await anyio.sleep_forever()
+            case "return":
+                pass
+    finally:
+        print("main is left")
+
+try:
+    lastly.run(main, backend=backend, backend_options=options, grace=grace)
+finally:
+    report = lastly.last_report()
+    print(report.reason, [f"{o.name} {o.status}" for o in report.outcomes])
+"""
+
+
+def said(ended) -> list[str]:
+    return ended.out[: ended.out.index("ready")] + ended.out[ended.out.index("ready") + 1 :]
+
+
+ALL = ["newest", "oldest", "sync"]
+ALL_OK = "['print ok', 'oldest ok', 'print ok']"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("number", "status"), [(SIGTERM, 143), (SIGINT, 130)])
+def test_the_first_signal_cancels_a_main_that_does_not_wait_for_it(
+    start_child, backend: str, number: signal.Signals, status: int
+) -> None:
+    """R25, R26: main's `finally` runs, then all unwinds; the status is 128 + the signal."""
+    child = start_child(PROGRAM, backend, "finally", "-")
+    child.hears("ready")
+    child.send(number)
+    ended = child.end()
+    assert said(ended) == [
+        *["closing down", "closed down", "main is left", *ALL],
+        f"signal: {number.name} {ALL_OK}",
+    ]
+    assert ended.err == f"INFO {number.name}: shutting down\n"
+    assert ended.returncode == status
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("main", ["wait", "wait in a task"])
+def test_the_first_signal_leaves_a_main_that_waits_for_it_to_return(
+    start_child, backend: str, main: str
+) -> None:
+    """R25: who waits in wait_requested is woken, and main drains and returns by itself."""
+    child = start_child(PROGRAM, backend, main, "-")
+    child.hears("ready")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert said(ended) == [
+        *["draining, signal: SIGTERM", "main is left", *ALL],
+        f"signal: SIGTERM {ALL_OK}",
+    ]
+    assert ended.returncode == 143
+
+
+BEFORE_MAIN = """
+import signal, sys
+import lastly
+
+class Options:
+    def keys(self):  # read when the handlers are in place, and no loop runs yet
+        for _ in range(int(sys.argv[1])):
+            signal.raise_signal(signal.SIGTERM)
+        return []
+
+    def __getitem__(self, key): ...
+
+async def main():
+    print("main")
+
+async def callback():
+    print("callback")
+
+lastly.register(callback)
+coroutine = main() if sys.argv[2] == "coroutine" else main
+lastly.run(coroutine, backend_options=Options())
+"""
+
+
+@pytest.mark.parametrize("what", ["function", "coroutine"])
+def test_a_signal_before_main_has_started(run_child, what: str) -> None:
+    """R25: main is not begun, what was registered unwinds, and no coroutine is left behind."""
+    ended = run_child(BEFORE_MAIN, "1", what, expect=143)
+    assert ended.out == ["callback"]
+    assert ended.err == ""
+
+
+def test_two_signals_before_main_has_started(run_child) -> None:
+    """R22, R25: the second forces, also before there is a loop; the callback is called."""
+    ended = run_child(BEFORE_MAIN, "2", "function", expect=143)
+    assert ended.out == ["callback"]  # which needed no time, so that nothing was lost
+    assert "the second signal: forcing the shutdown" in ended.err
+
+
+def test_a_signal_during_the_unwind_does_not_disturb_it(start_child) -> None:
+    """R25: the first signal finds the unwind going on; the status tells of it all the same."""
+    child = start_child(PROGRAM, "asyncio", "return", "block")
+    child.hears("blocking")
+    child.send(SIGTERM)
+    child.process.stdin.write("a line\n")
+    ended = child.end()
+    assert ended.out[-3:-1] == ["read a line", "sync"]
+    assert ended.out[-1].startswith("scope exit ['print ok', 'oldest ok', 'block ok',")
+    assert ended.returncode == 143
+
+
+CUT = re.compile(
+    r"WARNING SIGTERM, the second signal: forcing the shutdown\n"
+    r"(?:still waiting for [^\n]*\n(?:    [^\n]*\n)*)*?"
+    r"still waiting for (\S+) \(\S+program\d\.py:\d+\), (\d) of (\d), for \d\.\d s, at ([^\n]*)"
+)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("does", "name", "status"),
+    [
+        ("hang", "hang", "forced"),
+        ("hang in a nested unwind", "hang", "failed"),
+        ("hang on another loop", "hang", "forced"),
+        ("hang in an exit", "main.<locals>.Hanging", "forced"),
+    ],
+)
+def test_the_second_signal_cuts_short_what_hangs_and_forces_the_rest(
+    start_child, backend: str, does: str, name: str, status: str
+) -> None:
+    """R22, R25: it is logged where that waits; every callback is called; the status is 1."""
+    child = start_child(PROGRAM, backend, "sleep", does)
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("hanging")
+    child.send(SIGTERM)
+    ended = child.end()
+    inner = ["inner"] if "nested" in does else []
+    assert said(ended)[:-1] == [
+        "main is left",
+        "newest",
+        "oldest",
+        "hanging",
+        "hung up",
+        *inner,
+        "sync",
+    ]
+    assert ended.out[-1].startswith("signal: SIGTERM ['print ok', 'oldest ok', '")
+    assert ended.out[-1].endswith(f" {status}', 'print ok']")
+    cut = CUT.search(ended.err)
+    assert cut is not None, ended.err
+    assert cut[1] in {name, "ShutdownManager.aclose"}
+    assert "sleep_forever" in ended.err.split("forcing the shutdown")[1].split("Traceback")[0]
+    assert "was cancelled by a second signal, at " in ended.err
+    assert ended.returncode == 1
+
+
+def test_the_second_signal_while_a_callback_blocks_the_loop(start_child) -> None:
+    """R22, R25: what is sync is not cut short, but told; what comes after it is forced."""
+    child = start_child(PROGRAM, "asyncio", "sleep", "block")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("blocking")
+    child.send(SIGTERM)
+    child.logs("still waiting for block")
+    assert ", 3 of 4, for " in child.told
+    assert "sys.stdin.readline()" in child.told
+    child.process.stdin.write("a line\n")
+    ended = child.end()
+    assert ended.out[-3:-1] == ["read a line", "sync"]
+    assert ended.out[-1].endswith("'block ok', 'print ok']")
+    assert ended.returncode == 143
+
+
+def test_the_second_signal_abandons_a_callback_in_a_thread(start_child) -> None:
+    """R20, R22: with thread=True a sync callback can be left where it is."""
+    child = start_child(PROGRAM, "asyncio", "sleep", "hang in a thread")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("blocking")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert ended.out[-1].endswith("'main.<locals>.wait abandoned', 'print ok']")
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_second_signal_cancels_a_main_that_still_drains(start_child, backend: str) -> None:
+    """R25: main is cancelled, the unwind is forced, and it is logged where main was."""
+    child = start_child(PROGRAM, backend, "drain for ever", "-")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("stuck")
+    child.send(SIGINT)
+    ended = child.end()
+    assert said(ended)[2:-1] == ["main is left", *ALL]
+    assert "WARNING SIGINT, the second signal: forcing the shutdown\n" in ended.err
+    assert re.search(
+        r"(?s)still waiting for main to return, for \d.\d s, at .*sleep_forever", ended.err
+    )
+    assert ended.returncode == 143  # that of the first; and nothing was lost
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
+def test_the_second_signal_cuts_mains_finally_short(start_child, backend: str) -> None:
+    """R25: main is cancelled again (on trio it is in a cancelled scope already)."""
+    child = start_child(PROGRAM, backend, "finally", "hang in main")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("closing down")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert said(ended)[:-1] == ["closing down", "main is left", *ALL]
+    assert ended.returncode == 143
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("main", ["busy", "blocked"])
+def test_a_main_that_never_awaits(start_child, backend: str, main: str) -> None:
+    """R25: the first signal is logged and waits for an await; the second interrupts main."""
+    child = start_child(PROGRAM, backend, main, "-")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.logs("INFO SIGTERM: shutting down")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert said(ended)[:-1] == ["main is left", *ALL]
+    line = "while True:|pass" if main == "busy" else r"time\.sleep\(0\.01\)|while True"
+    assert re.search(rf"forcing the shutdown\nmain is left, at .* in main: ({line})", ended.err)
+    assert ended.returncode == 143
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("main", ["busy", "blocked", "drain for ever"])
+def test_a_main_that_takes_more_than_half_of_the_grace(
+    start_child, backend: str, main: str
+) -> None:
+    """R25: it is cancelled, or interrupted where it blocks its loop, by one signal alone."""
+    child = start_child(PROGRAM, backend, main, "-", "grace=0.4")
+    child.hears("ready")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert ended.out[ended.out.index("main is left") :][:-1] == ["main is left", *ALL]
+    assert ("half of the grace is over: main is left, at" in ended.err) == (
+        main != "drain for ever"
+    )
+    assert ended.returncode == 143
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_clock_of_the_grace_starts_at_the_first_signal(start_child, backend: str) -> None:
+    """R21, R22, R25: what main has used up of it is not there for the unwind."""
+    child = start_child(PROGRAM, backend, "wait", "hang", "grace=0.3")
+    child.hears("ready")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert said(ended)[:-1] == [
+        *["draining, signal: SIGTERM", "main is left"],
+        *["newest", "oldest", "hanging", "hung up", "sync"],
+    ]
+    assert "of what was left of the grace of 0.3 s" in ended.err
+    assert ended.returncode == 1
+
+
+def test_main_is_watched_once_it_is_asked_to_return(start_child) -> None:
+    """R23, R25: a main that does not come to its end is logged with where it is."""
+    child = start_child(PROGRAM, "asyncio", "drain for ever", "-", "slow_after=0.05")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.logs("still waiting for main to return, for ")
+    child.send(SIGTERM)
+    assert child.end().returncode == 143
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_unwind_of_another_manager_is_forced_too(start_child, backend: str) -> None:
+    """R22: it does not matter which manager it is; one of main's own unwinds in its `finally`."""
+    child = start_child(PROGRAM, backend, "inner", "-")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("hanging")
+    child.send(SIGTERM)
+    ended = child.end()
+    assert said(ended)[:-1] == ["hanging", "hung up", "inner", "main is left", *ALL]
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_group_on_the_stack(start_child, backend: str) -> None:
+    """R8, R25: its children are cancelled when main was; its exit runs in main's task."""
+    child = start_child(PROGRAM, backend, "group", "-")
+    child.hears("ready")
+    child.send(SIGTERM)
+    ended = child.end()
+    # On trio main and the child are cancelled at once.
+    assert sorted(said(ended)[:2]) == ["child cancelled", "main is left"]
+    assert said(ended)[2:-1] == ALL
+    assert ended.err == "INFO SIGTERM: shutting down\n"
+    assert ended.returncode == 143
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_the_third_signal_kills(start_child, number: signal.Signals) -> None:
+    """R25: at once, by that signal; also while a callback blocks the main thread."""
+    child = start_child(PROGRAM, "asyncio", "sleep", "block")
+    child.hears("ready")
+    child.send(SIGTERM)
+    child.hears("blocking")
+    child.send(SIGTERM)
+    child.logs("still waiting for block")
+    child.send(number)
+    ended = child.end()
+    assert ended.out[-1] == "blocking"
+    assert ended.returncode == -number
+
+
+def test_the_third_signal_kills_what_never_comes_back_to_python(start_child) -> None:
+    """R25: by then it is the kernel's to handle, and needs no Python code to run."""
+    child = start_child(
+        """
+        import re, signal
+        import lastly
+
+        async def main():
+            signal.raise_signal(signal.SIGTERM)
+
+            @lastly.register
+            def stuck():
+                signal.raise_signal(signal.SIGTERM)
+                print("stuck", flush=True)
+                re.match("(a*)*(a*)*(a*)*b", "a" * 5000)  # holds the interpreter's lock, too
+
+        lastly.run(main)
+        """
+    )
+    child.hears("stuck")
+    child.send(SIGTERM)
+    assert child.end().returncode == -SIGTERM
+
+
+TOGETHER = """
+import os, signal, sys
+import anyio
+import lastly
+
+async def callback(name):
+    await anyio.sleep(0)
+    print(name)
+
+async def main():
+    for name in "first", "second":
+        lastly.register(callback, name)
+    signals = [getattr(signal, name) for name in sys.argv[2:]]
+    if sys.argv[1] == "from outside":
+        print("ready", flush=True)
+    for number in signals:
+        signal.raise_signal(number)
+    await anyio.sleep_forever()
+
+lastly.run(main)
+"""
+
+
+def test_two_signals_within_a_millisecond(run_child) -> None:
+    """R25: both count; main and the unwind are forced, and each callback is called once."""
+    ended = run_child(TOGETHER, "-", "SIGTERM", "SIGTERM", expect=1)
+    assert ended.out == []  # each was cancelled at its first await
+    assert re.findall(r"(?m)^callback callback \(.*\) forced$", ended.err) != []
+    assert "1 earlier failure in this unwind" in ended.err
+
+
+def test_two_signals_from_outside_within_a_millisecond(start_child) -> None:
+    """R25: if the kernel makes one of them, that is the first; else the rest is forced."""
+    child = start_child(TOGETHER, "from outside")
+    child.hears("ready")
+    child.send(SIGTERM, SIGINT)
+    ended = child.end()
+    if "the second signal" in ended.err and ended.returncode == 1:
+        assert ended.out in (["ready"], ["ready", "second"])
+    else:
+        assert ended.out == ["ready", "second", "first"]
+        assert ended.returncode in {130, 143}
+
+
+def test_sigint_to_the_whole_process_group(start_child) -> None:
+    """R25: as a terminal sends it; a child process of the program gets it as well."""
+    child = start_child(
+        """
+        import subprocess, sys
+        import anyio
+        import lastly
+
+        async def main():
+            other = subprocess.Popen(
+                [sys.executable, "-c", "print('other', flush=True); import time; time.sleep(60)"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )
+            assert other.stdout.readline() == "other\\n"
+            lastly.register(lambda: print("other ended with", other.wait()))
+            print("ready")
+            await anyio.sleep_forever()
+
+        lastly.run(main)
+        """,
+        new_session=True,
+    )
+    child.hears("ready")
+    os.killpg(child.process.pid, SIGINT)
+    ended = child.end()
+    assert ended.out == ["ready", "other ended with -2"]
+    assert ended.err == ""
+    assert ended.returncode == 130
+
+
+def test_the_second_signal_in_the_rest_of_the_loops_teardown(start_child) -> None:
+    """R25: nothing ends a thread of the loop's executor, but it is told; the third kills."""
+    child = start_child(
+        """
+        import asyncio, logging, signal, threading
+        import lastly
+
+        logging.basicConfig()
+
+        async def main():
+            asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+            lastly.register(print, "unwound", flush=True)
+
+        lastly.run(main)
+        """
+    )
+    child.hears("unwound")
+    child.send(SIGTERM, SIGINT)
+    child.logs("still waiting for the event loop to be torn down")
+    child.send(SIGTERM)
+    assert child.end().returncode == -SIGTERM
+
+
+def test_what_the_second_signal_finds_done(run_child) -> None:
+    """R22: a callback that ends by itself after all is `forced` with nothing lost."""
+    ended = run_child(
+        """
+        import signal
+        import lastly
+
+        async def callback():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+        async def main():
+            lastly.register(callback)
+
+        try:
+            lastly.run(main)
+        finally:
+            print([str(o.status) for o in lastly.last_report().outcomes])
+        """,
+        expect=143,
+    )
+    assert ended.out == ["['ok']"]
+
+
+def test_the_names_of_signals_in_logs() -> None:
+    """R25: a real-time signal has none, and is told by its number."""
+    assert lastly._signals._name(SIGTERM) == "SIGTERM"
+    assert lastly._signals._name(40) == "signal 40"
