@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,10 @@ import lastly
 from lastly._clock import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -60,13 +65,29 @@ class Ended:
     err: str
 
 
+# A signal handler starts threads of `_thread`'s, of which coverage sees nothing unless it is
+# told. It goes on the program's first line, if that is empty.
+TRACED = """
+import _thread, sys, threading
+def start_traced(function, args, start=_thread.start_new_thread):
+    return start(lambda: (sys.settrace(threading.gettrace()), function(*args)), ())
+_thread.start_new_thread = start_traced
+"""
+
+
+def traced(source: str) -> str:
+    source = textwrap.dedent(source)
+    measured = "COVERAGE_PROCESS_CONFIG" in os.environ and source.startswith("\n")
+    return (f"exec({TRACED!r})" if measured else "") + source
+
+
 @pytest.fixture
 def run_child(tmp_path: Path) -> Callable[..., Ended]:
     """Run a program, given as its source, in a child process of its own."""
 
     def run(source: str, *args: str, expect: int | None = 0, **env: str) -> Ended:
         program = tmp_path / "program.py"
-        program.write_text(textwrap.dedent(source))
+        program.write_text(traced(source))
         done = subprocess.run(
             [sys.executable, "-W", "always", "-W", "error::RuntimeWarning", str(program), *args],
             capture_output=True,
@@ -131,7 +152,7 @@ def start_child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
     def start(source: str, *args: str, new_session: bool = False, **env: str) -> Child:
         program = tmp_path / f"program{len(children)}.py"
-        program.write_text(textwrap.dedent(source))
+        program.write_text(traced(source))
         process = subprocess.Popen(
             [sys.executable, "-u", "-W", "error::RuntimeWarning", str(program), *args],
             stdin=subprocess.PIPE,

@@ -275,6 +275,46 @@ def test_main_fails_while_it_is_cancelled(backend: str, options: object) -> None
         lastly.run(main, backend=backend, backend_options=options)
 
 
+@backends
+def test_a_task_of_main_fails_while_it_is_cancelled(backend: str, options: object) -> None:
+    """R24, R28: its exception comes out, without the cancellations beside it."""
+
+    async def fails() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("child")
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fails)
+            group.start_soon(anyio.sleep_forever)
+            await anyio.wait_all_tasks_blocked()
+            lastly.request_shutdown()
+            await anyio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        lastly.run(main, backend=backend, backend_options=options)
+    assert [repr(exc) for exc in raised.value.exceptions] == ["ValueError('child')"]
+
+
+@backends
+@pytest.mark.parametrize("open_at_the_end", [False, True])
+def test_a_group_of_cancellations(backend: str, options: object, open_at_the_end: bool) -> None:
+    """R25, R28: it is one cancellation, though trio of old raises each for itself."""
+
+    async def main() -> None:
+        if open_at_the_end:
+            await lastly.enter_async_context(anyio.create_task_group())
+        lastly.request_shutdown()
+        try:
+            await anyio.sleep_forever()
+        except BaseException as exc:
+            raise BaseExceptionGroup("", [exc]) from None
+
+    assert lastly.run(main, backend=backend, backend_options=options) is None
+
+
 def test_an_exit_swallows_what_main_raised() -> None:
     """R8, R24: then nothing comes out, as of `async with`."""
 
@@ -375,6 +415,29 @@ def test_an_unwind_of_mains_own_is_not_disturbed() -> None:
     assert ran == ["callback", "after"]
 
 
+@backends
+def test_another_tasks_unwind_does_not_put_it_off(backend: str, options: object) -> None:
+    """R25: main is cancelled at once, where it is another task that unwinds."""
+    ran: list[str] = []
+
+    async def main() -> None:
+        goes_on = anyio.Event()
+        other = lastly.ShutdownManager()
+        other.register(goes_on.wait)
+        async with anyio.create_task_group() as group:
+            group.start_soon(other.aclose)
+            await anyio.wait_all_tasks_blocked()
+            lastly.request_shutdown()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ran.append("main is left")
+                goes_on.set()
+
+    assert lastly.run(main, backend=backend, backend_options=options) is None
+    assert ran == ["main is left"]
+
+
 def test_main_that_closes_everything_itself() -> None:
     """R13, R28: the request counts for main all the same."""
 
@@ -423,6 +486,18 @@ def test_the_grace_of_a_run() -> None:
 
     assert lastly.run(main, grace=3) == 3
     assert lastly._default._settings.grace is None
+
+
+def test_a_loop_that_cannot_be_made() -> None:
+    """R24: what its making raises comes out, and all is as before."""
+    expected = handlers()
+    lastly.request_shutdown()
+    lastly.register(int)
+    with pytest.raises(ZeroDivisionError):
+        lastly.run(double, 1, backend_options={"loop_factory": lambda: 1 / 0})
+    assert handlers() == expected
+    assert [r.name for r in lastly.pending()] == ["int"]
+    assert lastly.run(double, 1) == 2
 
 
 def test_main_that_is_cancelled_from_outside() -> None:
@@ -594,20 +669,28 @@ lastly.run(main)
 """
 
 
+def unshared() -> list[str]:
+    """The command that makes a process the first of its own; root may, and who may map users."""
+    for options in ([], ["--user", "--map-root-user"]):
+        command = ["unshare", *options, "--fork", "--pid"]
+        if (
+            shutil.which("unshare")
+            and not subprocess.run([*command, "true"], check=False).returncode
+        ):
+            return command
+    pytest.skip("no process can be the first of its own here")
+
+
 @pytest.mark.parametrize("signals", ["1", "3"])
 def test_process_1(tmp_path: Path, signals: str) -> None:
     """R25, R26: the kernel spares it the default action of a signal, but not the third one."""
-    unshare = ["unshare", "--fork", "--pid"]
-    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
-        pytest.skip("no process can be the first of its own here")
     program = tmp_path / "program.py"
     program.write_text(AS_PROCESS_1)
     done = subprocess.run(
-        [*unshare, sys.executable, program, signals],
+        [*unshared(), sys.executable, program, signals],
         stdout=subprocess.PIPE,
         check=False,
         text=True,
         timeout=60,
-        env={**os.environ, "COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
     )
     assert (done.stdout, done.returncode) == ("closed\n", 143)

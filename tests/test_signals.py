@@ -237,6 +237,18 @@ def test_two_signals_before_main_has_started(run_child) -> None:
     assert "the second signal: forcing the shutdown" in ended.err
 
 
+def test_the_second_signal_is_told_when_there_is_nothing_to_force(run_child) -> None:
+    """R25: before there is a main, say."""
+    ended = run_child(
+        BEFORE_MAIN.replace("return []", "lastly._aside.settle(); return []"),
+        "2",
+        "function",
+        expect=143,
+    )
+    assert ended.out == ["callback"]
+    assert "SIGTERM, the second signal: forcing the shutdown\n" in ended.err
+
+
 def test_a_signal_during_the_unwind_does_not_disturb_it(start_child) -> None:
     """R25: the first signal finds the unwind going on; the status tells of it all the same."""
     child = start_child(PROGRAM, "asyncio", "return", "block")
@@ -403,6 +415,142 @@ def test_the_clock_of_the_grace_starts_at_the_first_signal(start_child, backend:
     assert ended.returncode == 1
 
 
+def test_a_main_that_blocks_another_thread(run_child) -> None:
+    """R24, R25: no signal can interrupt that; it is cancelled where it awaits."""
+    ended = run_child(
+        """
+        import threading
+        import anyio
+        import lastly
+
+        tried = threading.Event()
+
+        class Handlers(lastly._run.Handlers):
+            def interrupt(self):
+                super().interrupt()
+                tried.set()
+
+        lastly._run.Handlers = Handlers
+
+        async def main():
+            lastly.register(print, "unwound")
+            lastly.request_shutdown("deploy")
+            tried.wait()
+            print("not interrupted")
+            await anyio.sleep_forever()
+
+        thread = threading.Thread(target=lastly.run, args=(main,), kwargs={"grace": 0.02})
+        thread.start()
+        thread.join()
+        """
+    )
+    assert ended.out == ["not interrupted", "unwound"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_that_takes_more_than_half_of_the_grace(start_child, backend: str) -> None:
+    """R25: it is not main, hence not interrupted; and what tried to is no second signal."""
+    child = start_child(
+        """
+        import signal, sys
+        import anyio
+        import lastly
+
+        async def block():
+            print("blocking")
+            sys.stdin.readline()
+
+        async def main():
+            ours, handled = signal.getsignal(signal.SIGTERM), []
+
+            def handle(number, frame):
+                ours(number, frame)
+                handled.append(number)
+                print("handled", len(handled))
+
+            for number in signal.SIGINT, signal.SIGTERM:
+                signal.signal(number, handle)
+            lastly.register(print, "unwound")
+            async with anyio.create_task_group() as group:
+                group.start_soon(block)
+                await lastly.wait_requested()
+                await anyio.sleep_forever()
+
+        lastly.run(main, backend=sys.argv[1], grace=0.2)
+        """,
+        backend,
+    )
+    child.hears("blocking")
+    child.send(SIGTERM)
+    child.hears("handled 2")
+    child.process.stdin.write("a line\n")
+    ended = child.end()
+    assert ended.out == ["blocking", "handled 1", "handled 2", "unwound"]
+    assert ended.err == ""
+    assert ended.returncode == 143
+
+
+def test_a_second_signal_that_trio_must_not_see(run_child) -> None:
+    """R25: where trio protects its own code, main is not interrupted, but cancelled."""
+    ended = run_child(
+        """
+        import signal
+        import lastly
+        import trio
+
+        @trio.lowlevel.enable_ki_protection
+        def protected():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            print("protected")
+
+        async def main():
+            protected()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                print("cancelled")
+                raise
+
+        lastly.run(main, backend="trio")
+        """,
+        expect=143,
+    )
+    assert ended.out == ["protected", "cancelled"]
+
+
+def test_the_first_signal_after_a_request(start_child) -> None:
+    """R25, R28: it is the first; a main that drains is left to, and the status is its own."""
+    child = start_child(
+        """
+        import sys
+        import anyio
+        import lastly
+
+        async def main():
+            async def ask():
+                await anyio.wait_all_tasks_blocked()
+                lastly.request_shutdown("deploy")
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                print(await lastly.wait_requested(), flush=True)
+            print(await anyio.to_thread.run_sync(sys.stdin.readline))
+
+        lastly.register(print, "unwound")
+        try:
+            lastly.run(main)
+        finally:
+            print(lastly.last_report().reason)
+        """
+    )
+    child.hears("request: deploy")
+    child.send(SIGTERM)
+    child.process.stdin.write("drained")
+    ended = child.end()
+    assert ended.out == ["request: deploy", "drained", "unwound", "request: deploy"]
+    assert ended.returncode == 143
+
+
 def test_main_is_watched_once_it_is_asked_to_return(start_child) -> None:
     """R23, R25: a main that does not come to its end is logged with where it is."""
     child = start_child(PROGRAM, "asyncio", "drain for ever", "-", "slow_after=0.05")
@@ -521,6 +669,73 @@ def test_two_signals_from_outside_within_a_millisecond(start_child) -> None:
     else:
         assert ended.out == ["ready", "second", "first"]
         assert ended.returncode in {130, 143}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("main", ["sleep", "has a handler"])
+def test_a_signal_that_another_thread_gets(run_child, backend: str, main: str) -> None:
+    """R25: it wakes the loop all the same, at any rung, and in the rest of its teardown."""
+    ended = run_child(
+        """
+        import asyncio, logging, signal, sys, threading
+        import anyio
+        import lastly
+
+        backend, main_does = sys.argv[1:]
+        options = {"use_uvloop": True} if backend == "uvloop" else None
+        fd = signal.set_wakeup_fd(-1)
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                print(record.getMessage().splitlines()[0])
+                logged.set()
+
+        logging.getLogger("lastly").addHandler(Handler())
+        logging.getLogger("lastly").setLevel(logging.INFO)
+        logged, hanging, released = (threading.Event() for _ in range(3))
+
+        def signals():
+            hanging.wait()
+            # Before it waits for the loop to be idle: to this thread, and to no other.
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            logged.wait()
+            logged.clear()
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            logged.wait()
+            released.set()
+
+        async def hold():
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(released.wait)
+
+        async def when_idle():
+            await anyio.wait_all_tasks_blocked()
+            hanging.set()
+
+        async def main():
+            if main_does == "has a handler" and backend != "trio":
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGUSR1, print)
+            threading.Thread(target=signals).start()
+            lastly.defer(hold)
+            async with anyio.create_task_group() as group:
+                group.start_soon(when_idle)
+                await anyio.sleep_forever()
+
+        try:
+            name = "trio" if backend == "trio" else "asyncio"
+            lastly.run(main, backend=name, backend_options=options)
+        finally:
+            assert signal.set_wakeup_fd(-1) == -1
+        """,
+        backend,
+        main,
+        expect=143,
+    )
+    assert ended.out == [
+        "SIGTERM: shutting down",
+        "SIGTERM, the second signal: forcing the shutdown",
+    ]
 
 
 def test_sigint_to_the_whole_process_group(start_child) -> None:

@@ -59,6 +59,7 @@ def test_there_are_no_import_cycles() -> None:
         ("_interpreter", {"_aside", "_errors", "_watch"}),
         ("_limits", {"_backends", "_ladder", "_outcome", "_watch"}),
         ("_aside", set()),
+        ("_wakeup", set()),
         ("_ladder", {"_backends"}),
         ("_main", {"_backends", "_spot", "_unwind", "_watch", "_where"}),
         (

@@ -25,6 +25,7 @@ import lastly
 from lastly import _backends
 from lastly._limits import Budget
 from lastly._registration import Options
+from lastly._unwind import in_progress
 from lastly._watch import watchman
 
 BACKENDS = {
@@ -776,6 +777,26 @@ async def test_a_forced_callback_that_needs_no_time(manager: lastly.ShutdownMana
     with pytest.raises(ValueError, match="its own"):
         await manager.aclose()
     assert only(manager).status == "failed"
+
+
+@pytest.mark.parametrize("timeout", [None, 60], ids=["unlimited", "limited"])
+async def test_what_is_forced_in_its_last_step(
+    manager: lastly.ShutdownManager, timeout: float | None
+) -> None:
+    """R22: it has ended when that comes to its loop, and the next one is not cut short for it."""
+
+    async def ends() -> None:
+        await anyio.lowlevel.checkpoint()
+        next(iter(in_progress)).force()
+
+    async def next_one() -> None:
+        await anyio.sleep(0)
+        await anyio.wait_all_tasks_blocked()
+
+    manager.defer(next_one, timeout=timeout)
+    manager.defer(ends, timeout=timeout)
+    await manager.aclose()
+    assert [outcome.status for outcome in manager.last_report().outcomes] == ["ok", "ok"]
 
 
 async def test_a_forced_callback_that_fails(manager: lastly.ShutdownManager) -> None:

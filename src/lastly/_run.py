@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from functools import partial
 
 from ._aside import aside, settle
-from ._backends import current_home
+from ._backends import current_home, nothing
 from ._checks import check_main, checked_backend, checked_seconds, checked_status
 from ._errors import is_noted, reraise
 from ._ladder import signals as process
@@ -111,6 +111,7 @@ class _Run:
         self._request = self._ladder.request
         self._main: Main | None = None
         self._rest: LoopWait | None = None
+        self._stop_waking: Callable[[], object] = nothing
         self._failures_before = default._failures
 
     def run(
@@ -144,19 +145,28 @@ class _Run:
         finally:
             if self._rest is not None:
                 self._rest.end()
+            self._stop_waking()
             settle()
-            handlers.put_back()
             for ladder in self._ladder:
                 ladder.listeners.pop(self._heard)
-            default._ladder.reset()
             if handlers.previous:
                 process.heeded -= 1
-                process.reset()
             settings.grace = grace_before
+            # Last, for the handlers that were there may raise.
+            try:
+                handlers.put_back()
+            finally:
+                default._ladder.reset()
+                if handlers.previous:
+                    process.reset()
         return self._result(result)
 
     async def _root(self) -> Any:
         main = self._main = Main()  # from here on it can be cancelled
+        if self._handlers.previous:
+            from ._wakeup import wake_on_signals  # lazy: it loads sockets, and asyncio
+
+            self._stop_waking = wake_on_signals(main.home)
         result = error = leaving = None
         try:
             if self._request is None:  # else it came before main could begin

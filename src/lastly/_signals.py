@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from _thread import allocate_lock
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -48,11 +49,13 @@ class Handlers:
 
     def __init__(self, leave: Leave, forced: Callable[[], object]) -> None:
         self.received: list[int] = []
-        self._rungs = count(1)
         self.previous: dict[int, Any] = {}
-        self._is_overdue = False
+        self._rungs = count(1)
         self._leave = leave
         self._forced = forced
+        # For `interrupt`, whose own signals do not count.
+        self._sending = allocate_lock()
+        self._sent = self._ends = False
 
     def install(self, signums: Iterable[int]) -> None:
         for signum in signums:
@@ -65,13 +68,16 @@ class Handlers:
             signal.signal(signum, self.handle)
 
     def put_back(self) -> None:
-        for signum, previous in self.previous.items():
-            signal.signal(signum, previous)
+        with self._sending:
+            self._ends = True
+            # Python's own for SIGINT comes last, for it may raise in the middle of this.
+            for signum in sorted(self.previous, key=signal.SIGINT.__eq__):
+                signal.signal(signum, self.previous[signum])
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """Climb one rung (R25)."""
-        if self._is_overdue:
-            self._is_overdue = False
+        if self._sent:
+            self._sent, self._ends = False, True
             self._interrupt(frame)
             return
         rung = next(self._rungs)  # at once: another signal may come in here
@@ -81,8 +87,7 @@ class Handlers:
             die(signum)
         if rung == 2:  # noqa: PLR2004
             ladder.forced = True
-            if not self._is_overdue:
-                self._step_aside()
+            self._step_aside()
         ladder.ask(Reason("signal", name), perf_counter())
         exception = self._leave(rung, signum, frame)
         if rung == 1:
@@ -95,15 +100,16 @@ class Handlers:
 
     def interrupt(self) -> None:
         """Have the main thread leave what it is busy with, from another thread."""
-        if not self.previous or not hasattr(signal, "pthread_kill"):
-            return
-        # Both read what the other writes first: this never sends a signal that nobody handles.
-        self._is_overdue = True
-        while self._is_overdue and len(self.received) < 2:  # noqa: PLR2004
-            # Again, for one that comes just before a call blocks does not interrupt that.
+        while self._send():
+            sleep(_AGAIN)  # one that comes just before a call blocks does not interrupt that
+
+    def _send(self) -> bool:
+        with self._sending:  # it would kill, if the handler were gone
+            if self._ends or len(self.received) > 1 or not self.previous or os.name == "nt":
+                return False
+            self._sent = True
             signal.pthread_kill(threading.main_thread().ident or 0, next(iter(self.previous)))
-            sleep(_AGAIN)
-        self._is_overdue = False
+        return True
 
     def _interrupt(self, frame: FrameType | None) -> None:
         exception = self._leave(2, 0, frame)
@@ -115,18 +121,17 @@ class Handlers:
     def _step_aside(self) -> None:
         # The third signal is the kernel's then, so that it ends a main thread that never comes
         # back from a function of C. But for process 1 the default is to do nothing.
-        if os.getpid() != 1:
+        if os.getpid() != 1 and self._sending.acquire(blocking=False):
             for signum in self.previous:
                 signal.signal(signum, signal.SIG_DFL)
+            self._sending.release()
 
     def _force(self, name: str, where: tuple[str, ...]) -> None:
         """Log where it was, as a watch over it would have, and cut that short (R22)."""
         try:
-            told = [f"main is left{at(where)}"] if where else []
-            for wait in [] if where else list(watchman.waits):
-                number, since = wait.step()
-                if number and (text := wait.tell(wait.settings.clock.now() - since)):
-                    told.append(text)
+            told = [f"main is left{at(where)}"]
+            if not where:
+                told = [text for wait in list(watchman.waits) if (text := wait.tell_now())]
             logger.warning("%s, the second signal: forcing the shutdown\n%s", name, "\n".join(told))
         finally:
             for unwind in list(in_progress):
@@ -147,7 +152,7 @@ def is_ours(handler: object) -> bool:
 def die(signum: int) -> None:
     """End the process by this signal, here and now."""
     signal.signal(signum, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+    with suppress(AttributeError):  # Windows knows no masks
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
     signal.raise_signal(signum)
     os._exit(128 + signum)  # process 1 has survived that

@@ -46,6 +46,9 @@ class Wait(ABC):
     def tell(self, elapsed: float) -> str | None:
         """Return what to log about it, unless it is over."""
 
+    def tell_now(self) -> str | None:
+        return self.tell(self.settings.clock.now() - self.step()[1])
+
     def look(self) -> float:
         """Log a line if one is due, and return the seconds until the next."""
         step = self.step()
