@@ -22,9 +22,11 @@ from lastly._clock import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Children inherit what is ignored: Ctrl-C in a shell's background, a hang-up under nohup.
+for number in signal.SIGINT, signal.SIGHUP, signal.SIGTERM:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        interrupts = number is signal.SIGINT
+        signal.signal(number, signal.default_int_handler if interrupts else signal.SIG_DFL)
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
