@@ -491,22 +491,22 @@ def test_a_subtasks_exit_does_not_let_the_next_overtake(manager: lastly.Shutdown
 
 def test_the_exit_hook_tries_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """R16: what Ctrl-C has broken off gets another chance, a bounded number of times."""
-    monkeypatch.setattr(_interpreter, "_callbacks", {})
+    monkeypatch.setattr(_interpreter, "_managers", {})
     calls: list[str] = []
 
-    def recovers() -> None:
-        calls.append("recovers")
-        if calls.count("recovers") == 1:
+    class Never(lastly.ShutdownManager):
+        def _exit_interpreter(self) -> None:
+            calls.append(self.name)
             raise KeyboardInterrupt
-        _interpreter.forget(recovers)
 
-    def never() -> None:
-        calls.append("never")
-        raise KeyboardInterrupt
+    class Recovers(Never):
+        def _exit_interpreter(self) -> None:
+            if self.name in calls:
+                _interpreter.forget(self)
+            super()._exit_interpreter()
 
-    settings = lastly.ShutdownManager()._settings
-    _interpreter.call_at_exit(never, settings, tuple)
-    _interpreter.call_at_exit(recovers, settings, tuple)
+    _interpreter.hold(Never("never"))
+    _interpreter.hold(Recovers("recovers"))
     with pytest.raises(KeyboardInterrupt):
         _interpreter.unwind_at_exit()
     assert calls == ["recovers"] * 2 + ["never"] * 3

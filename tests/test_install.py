@@ -415,6 +415,91 @@ def test_the_handler_that_was_there(run_child, handler: str, out: list[str]) -> 
     assert ended.out == out
 
 
+def test_a_handler_that_calls_ours(run_child) -> None:
+    """R27: to install again on top of it changes nothing; one signal is one rung."""
+    ended = run_child(
+        """
+        import os, signal
+        import lastly
+
+        lastly.install_signal_handlers()
+        ours = signal.getsignal(signal.SIGTERM)
+
+        def mine(number, frame):
+            print("mine")
+            ours(number, frame)
+
+        signal.signal(signal.SIGTERM, mine)
+        lastly.install_signal_handlers()
+        lastly.defer(print, "closed")
+        os.kill(os.getpid(), signal.SIGTERM)
+        """,
+        expect=143,
+    )
+    assert ended.out == ["mine", "closed"]
+
+
+@pytest.mark.parametrize("how", ["close", "aclose"])
+def test_what_such_a_handler_raises_in_the_middle_of_an_unwind(run_child, how: str) -> None:
+    """R9, R27: whatever it is, it comes out when all have run."""
+    ended = run_child(
+        """
+        import asyncio, signal, sys
+        import lastly
+
+        class Stop(Exception): ...
+
+        def mine(number, frame):
+            raise Stop
+
+        signal.signal(signal.SIGTERM, mine)
+        lastly.install_signal_handlers()
+        manager = lastly.ShutdownManager()
+
+        async def callback():
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(0)
+            print("callback")
+
+        async def main():
+            await manager.aclose()
+
+        manager.defer(print, "oldest")
+        manager.register(callback)
+        try:
+            manager.close() if sys.argv[1] == "close" else asyncio.run(main())
+        except Stop:
+            print("stopped")
+        """,
+        how,
+    )
+    assert ended.out == ["callback", "oldest", "stopped"]
+
+
+def test_a_signal_before_run_whose_exit_was_caught(run_child) -> None:
+    """R25, R26: main is not begun, and the status is that of the signal."""
+    ended = run_child(
+        """
+        import os, signal
+        import lastly
+
+        lastly.install_signal_handlers()
+        lastly.defer(print, "closed")
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            print("caught")
+
+        async def main():
+            print("main")
+
+        lastly.run(main)
+        """,
+        expect=143,
+    )
+    assert ended.out == ["caught", "closed"]
+
+
 def test_what_is_ignored_stays_so(run_child) -> None:
     """R27: as nohup and a shell's `trap ""` ask for."""
     ended = run_child(

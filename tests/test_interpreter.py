@@ -325,6 +325,166 @@ def test_an_emptied_manager_hooks_in_again_if_something_is_registered_meanwhile(
 
     manager._stack = Racing()
     manager.defer(int).cancel()
-    assert manager._exit_interpreter in _interpreter._callbacks
+    assert manager in _interpreter._managers
     manager.close()
     assert calls == ["raced", "ran"]
+
+
+# -- before the threads ---------------------------------------------------------------
+
+SQLITE = """
+import asyncio, logging, os, sys, threading
+import aiosqlite
+import lastly
+
+what = sys.argv[1]
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        os.write(1, (record.getMessage() + "\\n").encode())
+        if what == "without":
+            os._exit(3)
+
+logging.getLogger("lastly").addHandler(Handler())
+if what == "without":
+    lastly.configure(slow_after=0.05)
+
+async def main():
+    global connection
+    connection = await aiosqlite.connect(":memory:")
+    cursor = await connection.execute("SELECT 7")
+    print(*await cursor.fetchone(), flush=True)
+
+asyncio.run(main())
+lastly.defer(print, "after the threads")
+lastly.defer(connection.close, name="close", before_threads=what == "with")
+assert not all(t.daemon for t in threading.enumerate() if t is not threading.main_thread())
+"""
+
+
+def test_a_callback_that_ends_a_thread(run_child) -> None:
+    """R16: an unclosed aiosqlite connection is closed, and the process ends."""
+    ended = run_child(SQLITE, "with")
+    assert (ended.out, ended.err) == (["7", "after the threads"], "")
+
+
+def test_the_log_when_a_thread_holds_the_exit(run_child) -> None:
+    """R16, R23: without it, the log names the thread and what has yet to run."""
+    ended = run_child(SQLITE, "without", expect=3)
+    assert ended.out[:2] == [
+        "7",
+        "the interpreter is still waiting for 1 thread to end, for 0.1 s",
+    ]
+    said = "\n".join(ended.out[2:])
+    assert "_connection_worker_thread" in said
+    assert "close (" in said
+    assert "print (" in said
+    assert said.count(" has yet to run") == 2
+
+
+def test_before_threads_among_others(run_child) -> None:
+    """R1, R16: those come first at interpreter exit, newest first; and nowhere else."""
+    ended = run_child(
+        """
+        import threading, lastly
+
+        gate, last = threading.Event(), threading.Event()
+        threading._register_atexit(last.set)  # before lastly, and so after it
+        other = lastly.ShutdownManager()
+        for manager in lastly, other:
+            for name in "12":
+                manager.defer(print, name, before_threads=True)
+                manager.defer(print, name, "afterwards")
+
+        @lastly.defer(before_threads=True)
+        async def threads():
+            print([t.name for t in threading.enumerate() if t.name == "worker"])
+
+        with lastly.ShutdownManager() as manager:
+            manager.defer(print, "older", before_threads=True)
+            manager.defer(print, "newer")
+
+        def work():
+            gate.wait()
+            last.wait()
+            print("worker ends")
+
+        lastly.defer(gate.set, before_threads=True)
+        threading.Thread(target=work, name="worker").start()
+        lastly.defer(print, "gate opens", before_threads=True)
+        """
+    )
+    assert ended.out == [
+        *["newer", "older"],
+        *["2", "1"],
+        *["gate opens", "['worker']", "2", "1"],
+        "worker ends",
+        *["2 afterwards", "1 afterwards"] * 2,
+    ]
+
+
+def test_failures_before_the_threads(run_child) -> None:
+    """R11, R16: the threads are waited for all the same, and the final one is raised at last."""
+    ended = run_child(
+        """
+        import sys, threading, lastly
+
+        def fails(kind):
+            raise kind("before the threads")
+
+        for kind in ValueError, SystemExit, KeyboardInterrupt:
+            lastly.defer(fails, kind, before_threads=True)
+        gate = threading.Event()
+        lastly.defer(gate.set, before_threads=True)
+        threading.Thread(target=lambda: (gate.wait(), print("thread"))).start()
+        lastly.defer(print, "afterwards")
+        """
+    )
+    assert ended.out == ["thread", "afterwards"]
+    assert "Exception ignored in atexit callback" in ended.err
+    assert "ValueError: before the threads" in ended.err.split("atexit callback")[1]
+
+
+def test_a_signal_while_what_comes_before_the_threads_runs(run_child) -> None:
+    """R16, R27: it is raised when that is done, and the wait for threads is broken off."""
+    ended = run_child(
+        """
+        import os, signal, threading, lastly
+
+        lastly.install_signal_handlers()
+
+        @lastly.defer(before_threads=True)
+        def callback():
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("callback")
+
+        gate = threading.Event()
+        lastly.defer(gate.set)
+        threading.Thread(target=gate.wait).start()
+        """
+    )
+    assert ended.out == ["callback"]
+    assert "SystemExit: 143" in ended.err
+
+
+def test_an_interpreter_without_the_hook(run_child) -> None:
+    """R16: what is lost is said, once for each that asks for it; all still run at exit."""
+    ended = run_child(
+        """
+        import concurrent.futures.thread, threading
+        del threading._register_atexit
+        import lastly
+
+        lastly.defer(print, "still run")
+        lastly.defer(print, "runs late", before_threads=True)
+        """
+    )
+    assert ended.out == ["runs late", "still run"]
+    assert ended.err.startswith("callback print (")
+    assert "before_threads=True has no effect" in ended.err
+
+
+def test_before_threads_is_the_first_thing_that_lastly_is_told(run_child) -> None:
+    """R16: there is a hook as soon as somebody asks for it."""
+    ended = run_child("import lastly; lastly.defer(print, 'ran', before_threads=True)")
+    assert (ended.out, ended.err) == (["ran"], "")

@@ -383,6 +383,142 @@ def test_whoever_has_stopped_to_wait_does_not_count() -> None:
     assert lastly.run(main) is None
 
 
+def test_a_request_while_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R25, R28: it is heard, though nobody listens yet; and main is not begun."""
+    begun: list[bool] = []
+
+    async def main() -> None:
+        begun.append(True)
+        await anyio.sleep_forever()
+
+    install = lastly._signals.Handlers.install
+
+    def install_late(self: object, signums: object) -> None:
+        lastly.request_shutdown("just then")
+        install(self, signums)
+
+    monkeypatch.setattr(lastly._signals.Handlers, "install", install_late)
+    assert lastly.run(main) is None
+    assert begun == []
+
+
+@backends
+@pytest.mark.parametrize("first", ["request", "signal"])
+def test_a_request_and_a_signal_cancel_main_once(backend: str, options: object, first: str) -> None:
+    """R25, R28: whichever comes first; only a second signal cuts main's `finally` short."""
+    ran: list[str] = []
+
+    def ask(how: str) -> None:
+        if how == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            lastly.request_shutdown()
+
+    async def main() -> None:
+        ask(first)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ask("signal" if first == "request" else "request")
+            with anyio.CancelScope(shield=backend == "trio"):
+                await anyio.sleep(0.01)
+                ran.append("finally")
+
+    with pytest.raises(SystemExit) as raised:
+        lastly.run(main, backend=backend, backend_options=options)
+    assert (raised.value.code, ran) == (143, ["finally"])
+
+
+@backends
+def test_half_of_the_grace_does_not_cut_mains_own_unwind(backend: str, options: object) -> None:
+    """R18, R21, R25: main is cancelled when that is done; a callback has its share of the grace."""
+
+    async def slow() -> None:
+        await anyio.sleep(0.35)
+
+    async def main() -> None:
+        async with lastly.lifespan():
+            lastly.register(slow)
+            lastly.request_shutdown()
+            await anyio.sleep_forever()
+
+    assert lastly.run(main, backend=backend, backend_options=options, grace=0.5) is None
+    assert lastly.last_report().ok
+
+
+def test_a_failure_that_main_has_handled() -> None:
+    """R24, R26: what came out of an unwind of main's is main's to judge."""
+
+    async def main() -> str:
+        lastly.register(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await lastly.aclose()
+        return "result"
+
+    assert lastly.run(main) == "result"
+
+
+def test_what_main_configures_stays() -> None:
+    """R24: only the grace that `run` was given is for that run."""
+
+    async def main() -> None:
+        lastly.configure(grace=7)
+
+    try:
+        lastly.run(main)
+        assert lastly._default._settings.grace == 7
+    finally:
+        lastly.configure(grace=None)
+
+
+def test_a_signal_that_is_given_twice() -> None:
+    """R24: its handler is put back all the same."""
+    expected = handlers()
+    assert lastly.run(double, 1, signals=(signal.SIGTERM, signal.SIGTERM)) == 2
+    assert handlers() == expected
+
+
+def test_a_wakeup_of_mains_own(run_child) -> None:
+    """R24: what it has put in the place of run's stays there."""
+    ended = run_child(
+        """
+        import signal, socket
+        import lastly
+
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+
+        async def main():
+            signal.set_wakeup_fd(writer.fileno())
+
+        lastly.run(main)
+        print(signal.set_wakeup_fd(-1) == writer.fileno())
+        """
+    )
+    assert ended.out == ["True"]
+
+
+def test_a_loop_that_closes_the_wakeup(run_child) -> None:
+    """R24: whose descriptor it was may be gone; what run has changed is put back."""
+    ended = run_child(
+        """
+        import os, signal, socket
+        import lastly
+
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+
+        async def main():
+            writer.close()
+
+        lastly.run(main)
+        print(signal.getsignal(signal.SIGTERM))
+        """
+    )
+    assert ended.out == ["0"] or ended.out == ["Handlers.SIG_DFL"]
+
+
 def test_main_may_refuse_to_be_cancelled() -> None:
     """R28: what it returns then is the result."""
 
@@ -647,6 +783,49 @@ def test_the_failure_of_another_manager_that_a_signal_would_hide(run_child) -> N
         expect=1,
     )
     assert "ZeroDivisionError" in ended.err
+
+
+HIDDEN = """
+import asyncio, signal, sys
+import anyio
+import lastly
+
+async def hang():
+    signal.raise_signal(signal.SIGTERM)
+    await anyio.sleep_forever()
+
+async def child():
+    async with lastly.ShutdownManager() as manager:
+        manager.register((lambda: 1 / 0) if sys.argv[1] == "fails" else hang)
+        await anyio.sleep_forever()
+
+async def main():
+    if sys.argv[1] == "exits":
+        async with lastly.ShutdownManager() as manager:
+            manager.register(lambda: 1 / 0)
+            sys.exit(0)
+    if sys.argv[1] == "is interrupted":
+        manager = lastly.ShutdownManager()
+        manager.register(anyio.sleep_forever)
+        task = asyncio.create_task(manager.aclose())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(600)
+
+lastly.run(main, signal_exit_code=0)
+"""
+
+
+@pytest.mark.parametrize("what", ["fails", "is forced", "exits", "is interrupted"])
+def test_a_failure_that_nobody_sees(run_child, what: str) -> None:
+    """R26: of any manager, in any task: the exit status tells that there was one."""
+    run_child(HIDDEN, what, expect=1)
 
 
 AS_PROCESS_1 = """

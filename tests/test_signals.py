@@ -815,6 +815,40 @@ def test_what_the_second_signal_finds_done(run_child) -> None:
     assert ended.out == ["['ok']"]
 
 
+def test_a_log_handler_that_hangs(run_child) -> None:
+    """R22, R25: the second signal forces before it is logged."""
+    ended = run_child(
+        """
+        import logging, os, signal, threading
+        import anyio
+        import lastly
+
+        class Hangs(logging.Handler):
+            def emit(self, record):
+                threading.Event().wait()
+
+        logging.getLogger("lastly").addHandler(Hangs())
+
+        async def hang():
+            signal.raise_signal(signal.SIGTERM)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                os.write(1, b"cut")
+                os._exit(7)
+
+        async def main():
+            lastly.register(hang)
+            signal.raise_signal(signal.SIGTERM)
+            await anyio.sleep_forever()
+
+        lastly.run(main)
+        """,
+        expect=7,
+    )
+    assert ended.out == ["cut"]
+
+
 def test_the_names_of_signals_in_logs() -> None:
     """R25: a real-time signal has none, and is told by its number."""
     assert lastly._signals._name(SIGTERM) == "SIGTERM"

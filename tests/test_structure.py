@@ -54,13 +54,14 @@ def test_there_are_no_import_cycles() -> None:
         ("_threads", {"_backends", "_errors", "_outcome", "_registration"}),
         ("_checks", {"_registration"}),
         ("_stack", {"_registration"}),
-        ("_watch", {"_errors", "_where"}),
+        ("_watch", {"_errors", "_fork", "_where"}),
         ("_spot", {"_backends", "_threads", "_watch", "_where"}),
-        ("_interpreter", {"_aside", "_errors", "_watch"}),
+        ("_interpreter", {"_aside", "_errors", "_fork", "_watch"}),
         ("_limits", {"_backends", "_ladder", "_outcome", "_watch"}),
-        ("_aside", set()),
+        ("_fork", set()),
+        ("_aside", {"_fork"}),
         ("_wakeup", set()),
-        ("_ladder", {"_backends"}),
+        ("_ladder", {"_backends", "_fork"}),
         ("_main", {"_backends", "_spot", "_unwind", "_watch", "_where"}),
         (
             "_signals",
@@ -68,6 +69,7 @@ def test_there_are_no_import_cycles() -> None:
                 "_aside",
                 "_backends",
                 "_errors",
+                "_fork",
                 "_ladder",
                 "_outcome",
                 "_unwind",
@@ -77,7 +79,7 @@ def test_there_are_no_import_cycles() -> None:
         ),
         (
             "_unwind",
-            {"_errors", "_limits", "_outcome", "_registration", "_spot"},
+            {"_errors", "_fork", "_limits", "_outcome", "_registration", "_spot"},
         ),
         (
             "_runners",
@@ -96,7 +98,7 @@ def test_there_are_no_import_cycles() -> None:
             },
         ),
         ("_guard", {"_backends", "_runners"}),
-        ("_loops", {"_backends", "_errors", "_runners", "_watch"}),
+        ("_loops", {"_backends", "_errors", "_outcome", "_runners", "_watch"}),
     ],
 )
 def test_the_arrows_point_one_way(module: str, allowed: set[str]) -> None:

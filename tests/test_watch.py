@@ -1642,8 +1642,10 @@ def test_an_error_in_the_hook_does_not_cost_the_join(
         def slow_after(self) -> float:
             raise RuntimeError
 
-    monkeypatch.setattr(_interpreter, "_callbacks", {int: (Broken(), tuple)})
-    _interpreter._watch_threads()
+    manager = lastly.ShutdownManager()
+    manager._settings = Broken()
+    monkeypatch.setattr(_interpreter, "_managers", {manager: None})
+    _interpreter._before_threads()
 
 
 @pytest.mark.skipif(not hasattr(sys.modules["os"], "fork"), reason="needs os.fork")

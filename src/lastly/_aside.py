@@ -1,7 +1,7 @@
 """Work set aside: what a signal handler must not do itself, in a thread of its own.
 
 It may have interrupted whoever holds the lock that logging needs, or one of threading's own.
-Hence no Thread either, whose start takes locks. Imports nothing of lastly's.
+Hence no Thread either, whose start takes locks. May import _fork only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 from _thread import allocate_lock, start_new_thread
 from contextlib import suppress
+
+from ._fork import in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ _PATIENCE = 1.0  # seconds for which one waits for another: a log handler may ha
 
 _settles: list[None] = []
 _going: dict[LockType, None] = {}
+in_child(_going.clear)  # the threads are the parent's
 
 
 def aside(work: Callable[[], object]) -> None:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 def current_home() -> Any:
     """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
     # A loop can only run where somebody has loaded its library; and where another thread
-    # has loaded half of it so far, none can run in this one.
+    # has loaded half of it so far, none can run in this one. A task of trio's may be the guest
+    # of an asyncio loop.
+    lowlevel: Any = sys.modules.get("trio.lowlevel")
+    in_task = getattr(lowlevel, "in_trio_task", None)
+    if in_task is not None and in_task():
+        return lowlevel.current_trio_token()
     running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
     loop = None if running is None else running()
     if loop is not None:
         return loop
-    lowlevel: Any = sys.modules.get("trio.lowlevel")
     in_run = getattr(lowlevel, "in_trio_run", None)
     return lowlevel.current_trio_token() if in_run is not None and in_run() else None
 

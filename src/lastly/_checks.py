@@ -134,10 +134,13 @@ def checked_seconds(what: str, seconds: Any, *, zero: bool = True) -> float | No
         return inf
 
 
-def checked_options(func: Any, timeout: Any, on_timeout: Any, thread: Any) -> Options | None:
-    """Return what limits a registration and how it runs, or None if nothing does."""
-    if not isinstance(thread, bool):
-        raise TypeError(f"thread={thread!r} is neither True nor False; write one of them")
+def checked_options(
+    func: Any, *, timeout: Any, on_timeout: Any, thread: Any, before_threads: Any
+) -> Options | None:
+    """Return what limits a registration, and how and when it runs; None if nothing does."""
+    for option, value in {"thread": thread, "before_threads": before_threads}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{option}={value!r} is neither True nor False; write one of them")
     timeout = checked_seconds("timeout", timeout)
     if on_timeout is not None:
         check_callback("on_timeout", on_timeout)
@@ -152,9 +155,9 @@ def checked_options(func: Any, timeout: Any, on_timeout: Any, thread: Any) -> Op
             f"{option} was given for {qualified_name(func)}, which is sync and cannot be "
             "cancelled; write thread=True besides, to have it abandoned in a thread of its own"
         )
-    if timeout is None and on_timeout is None and not thread:
+    if timeout is None and on_timeout is None and not thread and not before_threads:
         return None
-    return Options(timeout, on_timeout, thread=thread)
+    return Options(timeout, on_timeout, thread=thread, before_threads=before_threads)
 
 
 def _is_sync(func: Any) -> bool:

@@ -31,9 +31,9 @@ class Clock:
             cancel: Callable[[], object] = home.call_later(seconds, callback).cancel
             return cancel
         # Trio has no timers. A task of the system's is no task of the user's nursery, which
-        # would wait for it.
+        # would wait for it. It is shielded, for in a run's teardown those are cancelled.
         trio = sys.modules["trio"]
-        scope = trio.CancelScope()
+        scope = trio.CancelScope(shield=True)
         trio.lowlevel.spawn_system_task(_call_after, scope, seconds, callback)
         stop: Callable[[], object] = scope.cancel
         return stop

@@ -80,9 +80,3 @@ def add_note(exception: BaseException, text: str) -> None:
     # A frozen exception, or one whose __notes__ is no list, goes without; the log has all.
     with suppress(Exception):
         exception.add_note(f"lastly: {text}")
-
-
-def is_noted(exception: BaseException) -> bool:
-    """Tell whether an unwind has failed while this was on its way out of it."""
-    notes: list[object] = getattr(exception, "__notes__", [])
-    return any(str(note).startswith("lastly: ") for note in notes)

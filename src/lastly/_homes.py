@@ -13,7 +13,7 @@ from functools import partial
 from ._backends import current_home, is_closed, is_trio, load_anyio, thread_of
 from ._errors import reraise, warn
 from ._limits import in_time
-from ._registration import call, dispose, is_awaitable
+from ._registration import call, is_awaitable
 from ._runners import CLOSED, refuse_to_await, run_on, run_to_end, runner_of
 from ._threads import InThread
 from ._where import thread_stack
@@ -51,8 +51,16 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
     return run_sync(_call_there, registration, leaving, spot, spot.current)
 
 
-def call_from_outside(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
-    """Call the callback from a thread that runs no loop; wait if its home runs elsewhere."""
+def call_from_outside(
+    prepare: Callable[[Any], object],
+    registration: Registration,
+    leaving: BaseException | None,
+    spot: Spot,
+) -> Any:
+    """Call the callback from a thread that runs no loop; wait if its home runs elsewhere.
+
+    That is prepared first, since the interpreter may be exiting.
+    """
     home: Any = registration.home
     if home is None or home is current_home() or _wants_thread(registration) or is_closed(home):
         runs_elsewhere = False
@@ -61,6 +69,7 @@ def call_from_outside(registration: Registration, leaving: BaseException | None,
     if runs_elsewhere:
         if spot.limit is not None:
             spot.limit.elsewhere = True
+        prepare(home)
         return _call_there(registration, leaving, spot, spot.current)
     return _call_here(registration, leaving)
 
@@ -107,26 +116,50 @@ def _run_on_trio(invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bo
     from concurrent.futures import Future  # lazy: loaded wherever trio is
 
     future: Future[Any] = Future()
+    trio = sys.modules["trio"]
 
     async def run() -> None:
         if future.set_running_or_notify_cancel():
-            future.set_result(await invoke())
+            with trio.CancelScope(shield=True):  # the run may be cancelling its system tasks
+                future.set_result(await invoke())
 
-    spawn = sys.modules["trio"].lowlevel.spawn_system_task
-    home.run_sync_soon(partial(spawn, run, context=copy_context()))
+    def begin() -> None:
+        try:
+            trio.lowlevel.spawn_system_task(run, context=context)
+        except RuntimeError:  # they have ended, and this must not break trio down
+            future.set_result((None, RuntimeError(CLOSED)))
+
+    context = copy_context()
+    home.run_sync_soon(begin)
     return _result_of(future, home, gives_up)
 
 
 def _run_on_asyncio(
     invoke: Callable[[], Any], home: asyncio.AbstractEventLoop, gives_up: Callable[[], bool]
 ) -> Any:
-    coroutine = invoke()
-    future = sys.modules["asyncio"].run_coroutine_threadsafe(coroutine, home)
-    try:
-        return _result_of(future, home, gives_up)
-    except RuntimeError:
-        dispose(coroutine)
-        raise
+    # Not run_coroutine_threadsafe: asyncio.run cancels every task before it tears its loop down,
+    # and one that has not begun would never be.
+    from concurrent.futures import Future  # lazy: loaded wherever asyncio is
+
+    future: Future[Any] = Future()
+
+    def begin() -> None:
+        task = home.create_task(invoke(), context=context)
+        task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            begin()  # it had not begun, for _invoke lets nothing out
+        else:
+            future.set_result(task.result())
+
+    def begin_unless_too_late() -> None:
+        if future.set_running_or_notify_cancel():
+            begin()
+
+    context = copy_context()
+    home.call_soon_threadsafe(begin_unless_too_late)
+    return _result_of(future, home, gives_up)
 
 
 def _gives_up(spot: Spot, step: Step | None) -> bool:

@@ -1,47 +1,70 @@
-"""Interpreter exit: the one atexit hook, and a watch over the wait for threads before it.
+"""The interpreter's end, before and after its threads have ended; forks; multiprocessing.
 
-Is told what to call; may import _aside, _errors and _watch.
+Is told whom to call; may import _aside, _errors, _fork and _watch.
 """
 
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from contextlib import suppress
 from importlib import import_module
 
 from ._aside import settle
 from ._errors import count
+from ._fork import in_child
 from ._watch import OneWait, threads_that_hold, told_of_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from ._registration import Registration
     from ._settings import Settings
 
-    Pending = Callable[[], tuple[Registration, ...]]
+    class Manager(Protocol):
+        """What has registrations, and is told when they have to run."""
 
-# As a stack: see Stack for why no lock. With each, what the watch needs to know meanwhile.
-_callbacks: dict[Callable[[], object], tuple[Settings, Pending]] = {}
+        @property
+        def _settings(self) -> Settings: ...
+        def pending(self) -> tuple[Registration, ...]: ...
+        def _exit_before_threads(self) -> BaseException | None: ...
+        def _exit_interpreter(self) -> None: ...
+        def _in_child(self) -> None: ...
+
+
+# As a stack: see Stack for why no lock.
+_managers: dict[Manager, None] = {}
 _installed: list[None] = []
+_hooked: list[None] = []  # into multiprocessing
+_before: list[None] = []  # the threads are waited for: whether anything runs then
 _last: list[Settings] = []  # of the manager that was used last: for when all are empty
 _waits: list[_ThreadsWait] = []
+_raised: list[BaseException] = []  # before the threads, for afterwards
+
+_FIRST = 1000  # among the finalizers of multiprocessing, which close what callbacks may yet use
 
 
-def call_at_exit(callback: Callable[[], object], settings: Settings, pending: Pending) -> None:
-    """Have the callback called at interpreter exit, where `atexit` would call it now."""
+def hold(manager: Manager) -> None:
+    """Have the manager unwind at interpreter exit, where `atexit` would call it now."""
     if not _installed:
         _install()
-    _callbacks[callback] = (settings, pending)
-    _last[:] = [settings]
+    _managers[manager] = None
+    _last[:] = [manager._settings]
 
 
-def forget(callback: Callable[[], object]) -> None:
-    """Take the callback back, if it is there."""
-    _callbacks.pop(callback, None)
+def forget(manager: Manager) -> None:
+    """Let go of the manager, if it is held."""
+    _managers.pop(manager, None)
+
+
+def runs_before_threads() -> bool:
+    """Tell whether this interpreter can run anything before it waits for its threads."""
+    if not _installed:
+        _install()
+    return bool(_before)
 
 
 def _install() -> None:
@@ -55,10 +78,39 @@ def _install() -> None:
         import_module("concurrent.futures.thread")
     # Private, but the one hook that comes before the interpreter joins its threads: later
     # ones run earlier, so that this is before that executor waits for its own. Without it
-    # that wait is not watched, and nothing else is lost.
+    # that wait is not watched, and `before_threads` has no effect; nothing else is lost.
     with suppress(KeyError, RuntimeError):
         register: Any = vars(threading)["_register_atexit"]
-        register(_watch_threads)
+        register(_before_threads)
+        _before.append(None)
+    _hook_into_multiprocessing()
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        _at_the_end_of_a_child(unwind_at_exit)
+
+
+def _hook_into_multiprocessing() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _installed and not _hooked:
+        _hooked.append(None)
+        util.register_after_fork(unwind_at_exit, _at_the_end_of_a_child)
+
+
+def _at_the_end_of_a_child(unwind: Callable[[], object]) -> None:
+    # Not by atexit: up to 3.12 a child of multiprocessing's does not call it, and from 3.13 on a
+    # forked one begins by clearing it.
+    sys.modules["multiprocessing.util"].Finalize(None, unwind, exitpriority=_FIRST)
+
+
+def _start_anew() -> None:
+    _waits.clear()
+    _raised.clear()
+    for manager in list(_managers):
+        manager._in_child()
+    _hook_into_multiprocessing()
+
+
+in_child(_start_anew)
 
 
 class _ThreadsWait(OneWait):
@@ -72,16 +124,20 @@ class _ThreadsWait(OneWait):
         lines = [f"the interpreter is still waiting for {holders} to end, for {elapsed:.1f} s"]
         for thread in threads:
             lines += [told_of_thread(thread)]
-        pending = [r for _, find in reversed(list(_callbacks.values())) for r in find()]
+        pending = [r for manager in reversed(list(_managers)) for r in manager.pending()]
         lines += [f"    {r.name} ({r.origin}) has yet to run" for r in pending]
         return "\n".join(lines) if threads else None
 
 
-def _watch_threads() -> None:
+def _before_threads() -> None:
     # Nothing may escape, or the interpreter would not wait for its threads at all; but for what
     # a signal handler raises to have just that.
+    for manager in reversed(list(_managers)):
+        error = manager._exit_before_threads()
+        if error is not None:
+            _raised.append(error)
     with suppress(Exception):
-        used = [settings for settings, _ in _callbacks.values()] or _last
+        used = [manager._settings for manager in _managers] or _last
         slow_after = {s.slow_after: s for s in used if s.slow_after is not None}
         if slow_after:
             _waits.append(_ThreadsWait(slow_after[min(slow_after)]))
@@ -92,19 +148,19 @@ def unwind_at_exit() -> None:
     # Its name is what the interpreter prints with an exception that comes out.
     for wait in _waits:
         wait.end()
-    error: BaseException | None = None
-    while _callbacks:
-        callback: Callable[[], object] = next(reversed(_callbacks))
-        # A callback forgets itself when it has nothing left. One that Ctrl-C has broken off
-        # gets another chance, but not for ever: the interpreter has to end.
+    error = _raised.pop() if _raised else None
+    while _managers:
+        manager = next(reversed(_managers))
+        # A manager is let go when it has nothing left. One that Ctrl-C has broken off gets
+        # another chance, but not for ever: the interpreter has to end.
         for _ in range(3):
             try:
-                callback()
+                manager._exit_interpreter()
             except BaseException as exc:
                 error = exc
-            if callback not in _callbacks:
+            if manager not in _managers:
                 break
-        forget(callback)
+        forget(manager)
     settle()
     if error is not None:
         raise error

@@ -1,7 +1,7 @@
 """The ladder of a shutdown: whether one was requested, since when and why, and who waits for it.
 
 Each manager has one, and the one of the process's signals is around them all. A signal handler
-may call any of it: no locks (see Stack). May import _backends and _outcome.
+may call any of it: no locks (see Stack). May import _backends, _fork and _outcome.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ._backends import call_soon, current_home
+from ._fork import in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """A request to shut down: why, since when, and whether somebody was waiting for it."""
+    """A request to shut down: why, since when, and whether somebody was waiting for it.
 
-    __slots__ = ("awaited", "reason", "since")
+    `signum` is the signal that it came by, if it did.
+    """
 
-    def __init__(self, reason: Reason, since: float, *, awaited: bool) -> None:
+    __slots__ = ("awaited", "reason", "signum", "since")
+
+    def __init__(self, reason: Reason, since: float, signum: int | None, *, awaited: bool) -> None:
         self.reason = reason
         self.since = since
+        self.signum = signum
         self.awaited = awaited
 
 
@@ -68,9 +73,9 @@ class Ladder:
         requests = [request for ladder in self for request in ladder._own.values()]
         return min(requests, key=lambda request: request.since, default=None)
 
-    def ask(self, reason: Reason, now: float) -> bool:
+    def ask(self, reason: Reason, now: float, signum: int | None = None) -> bool:
         """Request a shutdown, and wake who waits; return whether it is the first request."""
-        request = Request(reason, now, awaited=bool(self._waiters))
+        request = Request(reason, now, signum, awaited=bool(self._waiters))
         if self._own.setdefault(None, request) is not request:
             return False
         for waiter in list(self._waiters):
@@ -85,6 +90,12 @@ class Ladder:
         """Begin anew, when what was requested has been done."""
         self._own.clear()
         self.forced = False
+
+    def start_anew(self) -> None:
+        """Forget all that is the parent's, in a forked child."""
+        self.reset()
+        self._waiters.clear()
+        self.listeners.clear()
 
     async def wait(self) -> Reason:
         """Wait for a request, in the loop that is running."""
@@ -103,7 +114,8 @@ class Ladder:
             return request.reason
         finally:
             for ladder in self:
-                del ladder._waiters[waiter]
+                ladder._waiters.pop(waiter, None)
 
 
 signals = Ladder()
+in_child(signals.start_anew)

@@ -1,7 +1,7 @@
-"""Loop teardown: unwind what belongs to an asyncio or uvloop loop when that ends.
+"""Loop teardown: unwind what belongs to a loop of asyncio's or uvloop's, or a trio run, as it ends.
 
-Touches only the loop object at hand. Is told what to call; may import _backends, _errors,
-_runners and _watch.
+Touches only the loop object or the run at hand. Is told what to call; may import _backends,
+_errors, _outcome, _runners and _watch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextvars import copy_context
 from functools import partial
 
 from ._backends import current_home, is_trio
-from ._errors import reraise
+from ._errors import reraise, warn
+from ._outcome import describe
 from ._runners import go_on, run_to_end
 from ._watch import OneWait, threads_that_hold, told_of_thread
 
@@ -29,24 +30,47 @@ if TYPE_CHECKING:
     Hook = Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, Unwind | None]]
 
 
-def tie(
-    loop: asyncio.AbstractEventLoop, hook: Hook, forget: Callable[[], object]
-) -> Callable[[], object] | None:
+def tie(loop: Any, hook: Hook, forget: Callable[[], object]) -> Callable[[], object]:
     """Have `hook(loop)` awaited when the loop is torn down, before what it needs is gone.
 
-    Calls `forget` when the loop is closed. Returns a function that takes the hook back, or
-    None for trio, which has no such hook: its scopes end in the run, with `async with`.
+    Calls `forget` when the loop has gone. Returns a function that takes the hook back.
     """
+    teardown: Any
     if is_trio(loop):
-        return None
-    teardown = getattr(loop.close, "__self__", None)
-    if not isinstance(teardown, _Teardown):
-        teardown = _Teardown(loop)
+        teardown = _TrioTeardown.of_this_run(loop)
+    else:
+        teardown = getattr(loop.close, "__self__", None)
+        if not isinstance(teardown, _Teardown):
+            teardown = _LoopTeardown(loop)
     teardown.hooks[hook] = forget
     return partial(teardown.hooks.pop, hook, None)
 
 
 class _Teardown:
+    """The hooks of one loop, and what has unwound because it ended."""
+
+    def __init__(self, loop: Any) -> None:
+        self.hooks: dict[Hook, Callable[[], object]] = {}
+        self._loop = loop
+        self._unwinds: list[Unwind] = []
+
+    async def _unwind(self) -> None:
+        ran = True
+        while ran:
+            ran = False
+            for hook in reversed(list(self.hooks)):
+                unwind = await hook(self._loop)
+                if unwind is not None:
+                    self._unwinds.append(unwind)
+                    ran = True
+
+    def _let_go(self) -> None:
+        while self.hooks:
+            _, forget = self.hooks.popitem()
+            forget()
+
+
+class _LoopTeardown(_Teardown):
     """Stand in for `shutdown_asyncgens` and `close` of one loop object.
 
     Runners call the first while everything still works; what was not unwound there,
@@ -56,10 +80,8 @@ class _Teardown:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.hooks: dict[Hook, Callable[[], object]] = {}
-        self._loop = loop
+        super().__init__(loop)
         self._task: asyncio.Task[Any] | None = None
-        self._unwinds: list[Unwind] = []
         self._wait: LoopWait | None = None
         self._handled = _handled()
         self._shutdown_asyncgens = loop.shutdown_asyncgens
@@ -80,14 +102,7 @@ class _Teardown:
 
     async def _unwind(self) -> None:
         self._task = sys.modules["asyncio"].current_task()
-        ran = True
-        while ran:
-            ran = False
-            for hook in reversed(list(self.hooks)):
-                unwind = await hook(self._loop)
-                if unwind is not None:
-                    self._unwinds.append(unwind)
-                    ran = True
+        await super()._unwind()
 
     def close(self) -> None:
         loop = self._loop
@@ -119,14 +134,67 @@ class _Teardown:
 
     def _untie(self) -> None:
         # Breaks the cycle with the loop; whatever somebody else has put on top stays.
-        while self.hooks:
-            _, forget = self.hooks.popitem()
-            forget()
+        self._let_go()
         self._handled = None
         if self._loop.close == self.close:
             del self._loop.close
         if self._loop.shutdown_asyncgens == self.shutdown_asyncgens:
             del self._loop.shutdown_asyncgens
+
+
+class _TrioTeardown(_Teardown):
+    """Watch a trio run for the end of its main, and unwind before anything else ends.
+
+    As a system task, which the run waits for. Not in the `finally` of an async generator that is
+    left suspended: trio ends those later, in no order, when no system task can start, as its own
+    wait for a subprocess may have to; and a limit of ours.
+    """
+
+    def __init__(self, token: Any) -> None:
+        super().__init__(token)
+        lowlevel = sys.modules["trio.lowlevel"]
+        # The nurseries that hold a run together: the innermost is that of main. Without one
+        # main has ended, and what is registered so late is left to the interpreter's exit.
+        nurseries = lowlevel.current_root_task().child_nurseries
+        self._main = next(iter(nurseries[-1].child_tasks), None) if len(nurseries) > 2 else None  # noqa: PLR2004
+        lowlevel.add_instrument(self)
+
+    @classmethod
+    def of_this_run(cls, token: Any) -> _TrioTeardown:
+        """Return that of the run that runs here; it is made when it is first asked for."""
+        if not _of_run:
+            _of_run.append(sys.modules["trio.lowlevel"].RunVar("lastly"))
+        teardown: _TrioTeardown | None = _of_run[0].get(None)
+        if teardown is None:
+            teardown = cls(token)
+            _of_run[0].set(teardown)
+        return teardown
+
+    def task_exited(self, task: Any) -> None:
+        """Be told by trio that a task has ended."""
+        if task is self._main:
+            self._main = None
+            sys.modules["trio.lowlevel"].spawn_system_task(self._run, name="lastly: teardown")
+
+    async def _run(self) -> None:
+        # Nothing may come out, or trio breaks down. The run is cancelling its system tasks.
+        try:
+            with sys.modules["trio"].CancelScope(shield=True):
+                await self._unwind()
+        except BaseException as exc:
+            _tell(exc)
+        for unwind in self._unwinds:
+            if (error := unwind.verdict(unwind.leaving)) is not None:
+                _tell(error)
+        self._let_go()
+
+
+def _tell(error: BaseException) -> None:
+    warn("trio.run cannot raise what has come out of its teardown: %s", describe(error))
+
+
+# Trio's own place for what belongs to a run, once somebody has loaded trio.
+_of_run: list[Any] = []
 
 
 class LoopWait(OneWait):

@@ -101,7 +101,7 @@ class Main:
 
             def cancel() -> None:
                 answered.release()
-                self.cancel()
+                self.cancel_between()
 
             self.call_soon(cancel)
             if not answered.acquire(timeout=_ANSWERS):
@@ -126,11 +126,10 @@ class Main:
 
     def watch(self, settings: Settings) -> None:
         """Have it logged where main is, when that has not returned for long (R23)."""
-        if self._wait is None:
-            self._wait = _MainWait(settings, self)
-            self._wait.begin()
+        wait = self._wait = _MainWait(settings, self)
+        wait.begin()
         if self.is_over:  # since then
-            self._wait.end()
+            wait.end()
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """Return what has come out of main, unless it is how it was cancelled."""

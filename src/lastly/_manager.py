@@ -24,7 +24,8 @@ from ._checks import (
     checked_text,
     context_methods,
 )
-from ._errors import logger, reraise
+from ._errors import logger, reraise, warn
+from ._fork import in_child
 from ._guard import Guard
 from ._ladder import Ladder, signals
 from ._outcome import Reason, Status
@@ -37,7 +38,6 @@ from ._watch import watchman
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import FrameType, TracebackType
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ._outcome import Report
     from ._registration import Options
     from ._settings import Errors
+    from ._unwind import Pop
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -55,6 +56,9 @@ else:
     overload = staticmethod  # what it decorates is discarded, and typing stays unloaded
 
 _NOTHING: Any = object()  # None is a thing that people pass, by mistake or to say "none"
+
+# In a forked child: not to be finalised, either, for what they own is still the parent's.
+_of_the_parent: list[Registration] = []
 
 # The unwinds that the current code runs inside of, as a callback or on behalf of one.
 _inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
@@ -104,7 +108,6 @@ class ShutdownManager:
         self._stack = Stack()
         self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
         self._last_report: Report | None = None
-        self._failures = 0  # of all unwinds so far
         self._ladder = Ladder(around=signals)
         # Holds the unwind in progress. dict.setdefault is atomic (see Stack): no lock.
         self._current: dict[None, Unwind] = {}
@@ -164,6 +167,7 @@ class ShutdownManager:
         timeout: float | None = None,
         on_timeout: Callable[[], object] | None = None,
         thread: bool = False,
+        before_threads: bool = False,
     ) -> Registration: ...
     @overload
     def defer(
@@ -174,6 +178,7 @@ class ShutdownManager:
         timeout: float | None = None,
         on_timeout: Callable[[], object] | None = None,
         thread: bool = False,
+        before_threads: bool = False,
     ) -> Callable[[F], F]: ...
     # mypy 2 finds no implementation that takes every TypeVarTuple.
     def defer(  # type: ignore[misc]
@@ -185,6 +190,7 @@ class ShutdownManager:
         timeout: float | None = None,
         on_timeout: Callable[[], object] | None = None,
         thread: bool = False,
+        before_threads: bool = False,
     ) -> Any:
         """Register a callback with options; return its handle.
 
@@ -204,6 +210,10 @@ class ShutdownManager:
         goes on meanwhile, and past its timeout the callback is abandoned there, since no
         sync call can be ended from outside.
 
+        `before_threads=True` is for a callback that ends a thread which is no daemon: at
+        interpreter exit it runs before the interpreter waits for such threads, and so before
+        callbacks without it (R16). In other unwinds it changes nothing.
+
         Raises `TypeError` as `register` does, `TypeError` or `ValueError` for an option of a
         wrong type or value, and `TypeError` for a timeout on a callback that is known to be
         sync and has no `thread=True`; and then registers nothing.
@@ -216,16 +226,21 @@ class ShutdownManager:
         True
         """
         checked_text("name", name)
+        checked = partial(
+            checked_options,
+            timeout=timeout,
+            on_timeout=on_timeout,
+            thread=thread,
+            before_threads=before_threads,
+        )
         if func is not _NOTHING:
             check_callback("defer", func)
-            options = checked_options(func, timeout, on_timeout, thread)
-            return self._push(func, args, frame=_caller(), name=name, options=options)
-        checked_options(None, timeout, on_timeout, thread)  # where they were written
+            return self._push(func, args, frame=_caller(), name=name, options=checked(func))
+        checked(None)  # where they were written
 
         def decorator(func: F) -> F:
             check_callback("defer", func)
-            options = checked_options(func, timeout, on_timeout, thread)
-            self._push(func, (), frame=_caller(), name=name, options=options)
+            self._push(func, (), frame=_caller(), name=name, options=checked(func))
             return func
 
         return decorator
@@ -315,6 +330,17 @@ class ShutdownManager:
             options=options,
             exit_=exit_,
         )
+        if (
+            options is not None
+            and options.before_threads
+            and not _interpreter.runs_before_threads()
+        ):
+            warn(
+                "callback %s (%s) cannot run before the interpreter waits for its threads, since "
+                "this one has no hook there; before_threads=True has no effect",
+                registration.name,
+                registration.origin,
+            )
         self._stack.push(registration)
         # After the push, so that whoever finds the stack empty and lets go meanwhile either
         # does so before this, or sees the registration and comes here himself.
@@ -323,12 +349,10 @@ class ShutdownManager:
 
     def _hold_on(self, registration: Registration) -> None:
         home: Any = registration._home
-        _interpreter.call_at_exit(self._exit_interpreter, self._settings, self.pending)
+        _interpreter.hold(self)
         if home is not None and home not in self._tied:
             forget = partial(self._tied.pop, home, None)
-            untie = _loops.tie(home, self._tear_down, forget)
-            if untie is not None:
-                self._tied[home] = untie
+            self._tied[home] = _loops.tie(home, self._tear_down, forget)
 
     def _discard(self, registration: Registration, /) -> bool:
         if not self._stack.discard(registration):
@@ -342,7 +366,7 @@ class ShutdownManager:
         # loops that it was tied to, nor keep them alive.
         if self._stack or self._current:
             return
-        _interpreter.forget(self._exit_interpreter)
+        _interpreter.forget(self)
         while self._tied:
             _, untie = self._tied.popitem()
             untie()
@@ -512,11 +536,11 @@ class ShutdownManager:
             reason = request.reason  # what has begun it all says more
         return Unwind(reason, self._settings, pending, outer=outer, ladder=self._ladder, **what)
 
-    def _close(self, unwind: Unwind) -> bool | None:
+    def _close(self, unwind: Unwind, pop: Pop | None = None) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
         leaving = unwind.leaving
         with _Turn(self, unwind):
-            whose = self._run_or_join(unwind)
+            whose = self._run_or_join(unwind, pop or self._stack.pop)
         return _come_out(whose, unwind.leaving, leaving)
 
     async def _aclose(self, unwind: Unwind) -> bool | None:
@@ -525,20 +549,23 @@ class ShutdownManager:
             whose = await self._run_or_join_async(unwind)
         return _come_out(whose, unwind.leaving, leaving)
 
-    async def _tear_down(self, loop: AbstractEventLoop) -> Unwind | None:
-        if not self._stack.count(loop) and not self._is_called_from_elsewhere(loop):
+    async def _tear_down(self, loop: Any) -> Unwind | None:
+        def is_its_own(registration: Registration) -> bool:
+            return registration._home is loop
+
+        if not self._stack.count(is_its_own) and not self._is_called_from_elsewhere(loop):
             return None
-        pending = partial(self._stack.count, loop)
-        unwind = self._new_unwind(Reason("loop teardown"), pending, home=loop)
+        pending = partial(self._stack.count, is_its_own)
+        unwind = self._new_unwind(Reason("loop teardown"), pending, whole=False)
         with _Turn(self, unwind):
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
             while (current := self._begin(unwind)) is not None and current is not unwind:
                 await _wait(current)
-            await drive(unwind, self._stack.popper(loop), _homes.call_at_home, Guard())
+            await drive(unwind, self._stack.popper(is_its_own), _homes.call_at_home, Guard())
         return unwind
 
-    def _is_called_from_elsewhere(self, loop: AbstractEventLoop) -> bool:
+    def _is_called_from_elsewhere(self, loop: object) -> bool:
         """Tell whether another thread's unwind waits for a callback of this loop's."""
         current = self._current.get(None)
         return (
@@ -551,21 +578,48 @@ class ShutdownManager:
     def _exit_interpreter(self) -> None:
         self._close(self._unwind(Reason("interpreter exit"), exiting=True))
 
-    def _run_or_join(self, unwind: Unwind) -> Unwind:
+    def _exit_before_threads(self) -> BaseException | None:
+        """Run what asks for it, and return what has come out."""
+        if not self._stack.count(_is_before_threads):
+            return None
+        pending = partial(self._stack.count, _is_before_threads)
+        unwind = self._new_unwind(Reason("interpreter exit"), pending, whole=False)
+        try:
+            self._close(unwind, self._stack.popper(_is_before_threads))
+        except BaseException as exc:
+            if exc is not unwind.outside:
+                return exc
+            raise
+        return None
+
+    def _in_child(self) -> None:
+        """Start anew in a forked child: keep what is at home in the interpreter (R19)."""
+        for registration in self.pending():
+            if registration._home is not None and self._stack.discard(registration):
+                registration._status = Status.CANCELLED
+                _of_the_parent.append(registration)
+        current = self._current.get(None)
+        if current is not None and current.thread is not current_thread():
+            self._current.clear()
+        self._ladder.start_anew()
+        self._let_go_if_empty()
+
+    def _run_or_join(self, unwind: Unwind, pop: Pop) -> Unwind:
         """Return the unwind whose result is the caller's."""
         while (current := self._begin(unwind)) is not None:
             if current is unwind:
                 unwind.error = self._refusal()
                 if unwind.error is None:
                     with HomeRunner(self._settings, exiting=unwind.exiting) as runner:
-                        drive_sync(unwind, self._stack.pop, _homes.call_from_outside, runner.run)
+                        call = partial(_homes.call_from_outside, runner.prepare)
+                        drive_sync(unwind, pop, call, runner.run)
                 return unwind
             if current_home() is not None:
                 unwind.error = _use_aclose("wait for the unwind that is in progress")
                 return unwind
             if not _went_on(current):
                 current.done.result()
-            if current.complete and current.home is None:
+            if current.complete and current.whole:
                 return current
         return unwind
 
@@ -576,7 +630,7 @@ class ShutdownManager:
                 await drive(unwind, self._stack.pop, _homes.call_at_home, guard)
                 return unwind
             await _wait(current)
-            if current.complete and current.home is None:
+            if current.complete and current.whole:
                 return current
         return unwind
 
@@ -598,7 +652,6 @@ class ShutdownManager:
     def _end(self, unwind: Unwind) -> None:
         try:
             report = unwind.close_books()
-            self._failures += unwind.failures
             if report.outcomes:
                 self._last_report = report
             if unwind.postponed is not None:
@@ -606,7 +659,7 @@ class ShutdownManager:
         finally:
             if self._current.get(None) is unwind:
                 del self._current[None]
-            if unwind.complete and unwind.home is None:
+            if unwind.complete and unwind.whole:
                 self._ladder.reset()
             unwind.calling = None
             self._let_go_if_empty()
@@ -651,6 +704,10 @@ class _Turn:
             # From here on a signal handler raises again where it is called.
             in_progress.pop(self._unwind, None)
             self._unwind.let_outside_go_on()
+
+
+def _is_before_threads(registration: Registration) -> bool:
+    return registration._options is not None and registration._options.before_threads
 
 
 def _went_on(current: Unwind) -> bool:
@@ -720,3 +777,4 @@ def _use_aclose(what: str) -> RuntimeError:
 
 
 default = ShutdownManager("default")
+in_child(default._ladder.start_anew)

@@ -38,16 +38,22 @@ CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutin
 
 
 class Options:
-    """Hold what few registrations have: a time limit in seconds, and how to run."""
+    """Hold what few registrations have: a time limit in seconds, and how and when to run."""
 
-    __slots__ = ("on_timeout", "thread", "timeout")
+    __slots__ = ("before_threads", "on_timeout", "thread", "timeout")
 
     def __init__(
-        self, timeout: float | None, on_timeout: Callable[..., object] | None, *, thread: bool
+        self,
+        timeout: float | None,
+        on_timeout: Callable[..., object] | None,
+        *,
+        thread: bool,
+        before_threads: bool = False,
     ) -> None:
         self.timeout: float | None = timeout
         self.on_timeout: Callable[..., object] | None = on_timeout
         self.thread: bool = thread
+        self.before_threads: bool = before_threads
 
 
 class Exit:

@@ -11,7 +11,7 @@ from functools import partial
 from ._aside import aside, settle
 from ._backends import current_home, nothing
 from ._checks import check_main, checked_backend, checked_seconds, checked_status
-from ._errors import is_noted, reraise
+from ._errors import reraise
 from ._ladder import signals as process
 from ._loops import LoopWait
 from ._main import Main
@@ -19,11 +19,14 @@ from ._manager import default
 from ._outcome import Reason
 from ._registration import dispose, is_awaitable, qualified_name
 from ._signals import DEFAULT, Handlers, checked_signals, is_main_thread
+from ._unwind import Unwind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import Any, TypeVar, TypeVarTuple
+
+    from ._ladder import Request
 
     T = TypeVar("T")
     Ts = TypeVarTuple("Ts")
@@ -108,11 +111,12 @@ class _Run:
         self._signal_exit_code = signal_exit_code
         self._handlers = Handlers(self._leave, self._forced)
         self._ladder = default._ladder
-        self._request = self._ladder.request
+        self._request: Request | None = None
         self._main: Main | None = None
         self._rest: LoopWait | None = None
         self._stop_waking: Callable[[], object] = nothing
-        self._failures_before = default._failures
+        self._heeds = False
+        self._unseen_before = Unwind.unseen
 
     def run(
         self,
@@ -123,23 +127,19 @@ class _Run:
     ) -> Any:
         import anyio  # lazy: `import lastly` does not pay for it
 
-        settings, handlers = default._settings, self._handlers
+        settings = default._settings
         grace_before = settings.grace
-        settings.grace = grace_before if grace is None else grace
-        for ladder in self._ladder:
-            ladder.listeners[self._heard] = None
-        if is_main_thread():
-            handlers.install(signals)
-        if handlers.previous:
-            process.heeded += 1
+        if grace is not None:
+            settings.grace = grace
         try:
+            self._listen(signals)
             result = anyio.run(
                 self._root,
                 backend=backend,
                 backend_options=None if backend_options is None else dict(backend_options),
             )
         except SystemExit as exc:
-            if not exc.code and default._failures > self._failures_before:
+            if not exc.code and self._hides_failures():
                 exc.code = 1  # R12: it is not replaced. R26: nor is it a success
             raise
         finally:
@@ -147,19 +147,31 @@ class _Run:
                 self._rest.end()
             self._stop_waking()
             settle()
-            for ladder in self._ladder:
-                ladder.listeners.pop(self._heard)
-            if handlers.previous:
-                process.heeded -= 1
-            settings.grace = grace_before
-            # Last, for the handlers that were there may raise.
-            try:
-                handlers.put_back()
-            finally:
-                default._ladder.reset()
-                if handlers.previous:
-                    process.reset()
+            if grace is not None:
+                settings.grace = grace_before
+            self._stop_listening()
         return self._result(result)
+
+    def _listen(self, signals: tuple[int, ...]) -> None:
+        for ladder in self._ladder:
+            ladder.listeners[self._heard] = None
+        self._heard()  # what has come before that
+        if is_main_thread():
+            self._handlers.install(signals)
+        self._heeds = bool(self._handlers.previous)
+        process.heeded += self._heeds
+
+    def _stop_listening(self) -> None:
+        for ladder in self._ladder:
+            ladder.listeners.pop(self._heard, None)
+        process.heeded -= self._heeds
+        # Last, for the handlers that were there may raise.
+        try:
+            self._handlers.put_back()
+        finally:
+            default._ladder.reset()
+            if self._heeds:
+                process.reset()
 
     async def _root(self) -> Any:
         main = self._main = Main()  # from here on it can be cancelled
@@ -176,8 +188,6 @@ class _Run:
             error = exc
         try:
             leaving = main.end(error)
-            if leaving is None and error is not None and is_noted(error):
-                default._failures += 1  # of another manager, and nobody will see it
             unwind = default._unwind(Reason("scope exit"), leaving=leaving)
             unwind.main = main
             if error is not None and leaving is None:
@@ -192,10 +202,12 @@ class _Run:
         return result
 
     def _heard(self) -> None:
-        """Note a request, in whatever thread or signal handler it is made."""
-        main, request, settings = self._main, self._ladder.request, default._settings
-        if self._request is None:
-            self._request = request
+        """Heed the first request, in whatever thread or signal handler it is made."""
+        if self._request is not None:
+            return
+        # Before main is looked for: if that is only just beginning, it sees this, or is seen.
+        request = self._request = self._ladder.request
+        main, settings = self._main, default._settings
         if main is None or request is None:
             return
         if not request.awaited:
@@ -213,11 +225,15 @@ class _Run:
         if self._main is not None:
             self._main.call_soon(self._main.cancel_between)
 
+    def _hides_failures(self) -> bool:
+        return Unwind.unseen > self._unseen_before
+
     def _result(self, result: Any) -> Any:
-        received = self._handlers.received
-        if default._failures > self._failures_before:
+        if self._hides_failures():
             raise SystemExit(1)
-        if received:
+        received, request = self._handlers.received, self._request
+        signum = received[0] if received else None if request is None else request.signum
+        if signum is not None:
             code = self._signal_exit_code
-            raise SystemExit(128 + received[0] if code is None else code)
+            raise SystemExit(128 + signum if code is None else code)
         return result

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 
-from ._backends import current_home, current_task, is_closed
+from ._backends import current_home, current_task, is_closed, is_trio
 from ._errors import count
 from ._limits import in_time_at
 from ._registration import dispose, is_awaitable, qualified_name
@@ -20,7 +20,7 @@ from ._watch import OneWait, told_of_thread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from concurrent.futures import Future, ThreadPoolExecutor
     from threading import Thread
     from typing import Any, Self
@@ -135,19 +135,28 @@ class HomeRunner:
             return refuse_to_await(awaitable)
         with spot.excused():
             runner = self._runner_of_fresh() if home is None else runner_of(home)
-        if self._executor is None and (home is None or self._exiting):
-            # Where this is the first thing that the interpreter sees of lastly, and it exits
-            # already, that library cannot be loaded any more; the loop then says so itself.
-            with suppress(RuntimeError):
-                self._executor = plain_threads()
-        if self._executor is not None:
-            runner.get_loop().set_default_executor(self._executor)
+        if home is None or self._exiting:
+            self._give_threads(runner.get_loop().set_default_executor)
         before = self._in_threads()
         try:
             return run_on(runner, in_time_at(spot, awaitable))
         finally:
             if spot.limit is not None and spot.limit.expired:
                 self._abandon(self._in_threads() - before)  # they would hold us up
+
+    def prepare(self, home: Any) -> None:
+        """Give a loop that runs in another thread what callbacks need there."""
+        if self._exiting and not is_trio(home):
+            self._give_threads(partial(home.call_soon_threadsafe, home.set_default_executor))
+
+    def _give_threads(self, give: Callable[[PlainThreads], object]) -> None:
+        if self._executor is None:
+            # Where this is the first thing that the interpreter sees of lastly, and it exits
+            # already, that library cannot be loaded any more; the loop then says so itself.
+            with suppress(RuntimeError):
+                self._executor = plain_threads()
+        if self._executor is not None:
+            give(self._executor)
 
     def _in_threads(self) -> set[Future[Any]]:
         return set() if self._executor is None else set(self._executor.running)

@@ -19,6 +19,7 @@ from time import perf_counter, sleep
 from ._aside import aside
 from ._backends import call_soon, current_home, is_trio, nothing, stepping
 from ._errors import logger, reraise
+from ._fork import in_child
 from ._ladder import signals as ladder
 from ._outcome import Reason
 from ._unwind import in_progress
@@ -43,16 +44,19 @@ DEFAULT = (signal.SIGINT, signal.SIGTERM)
 class Handlers:
     """Handle signals, and keep the handlers that stood there before.
 
-    `leave` says in which way main is to be left. `forced` is called once the second signal has
-    been logged.
+    `leave` says in which way main is to be left. `forced` is called when the second signal has
+    forced the unwinds.
     """
 
     def __init__(self, leave: Leave, forced: Callable[[], object]) -> None:
-        self.received: list[int] = []
         self.previous: dict[int, Any] = {}
-        self._rungs = count(1)
         self._leave = leave
         self._forced = forced
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        self.received: list[int] = []
+        self._rungs = count(1)
         # For `interrupt`, whose own signals do not count.
         self._sending = allocate_lock()
         self._sent = self._ends = False
@@ -62,12 +66,14 @@ class Handlers:
             previous = signal.getsignal(signum)
             # None is a handler that Python cannot put back. What is ignored stays so: nohup
             # asks for that, and so does a shell for what it starts in the background.
-            if previous in (None, signal.SIG_IGN):
+            if previous in (None, signal.SIG_IGN) or signum in self.previous:
                 continue
             self.previous[signum] = previous
             signal.signal(signum, self.handle)
+        _handling[self] = None
 
     def put_back(self) -> None:
+        _handling.pop(self, None)
         with self._sending:
             self._ends = True
             # Python's own for SIGINT comes last, for it may raise in the middle of this.
@@ -88,7 +94,7 @@ class Handlers:
         if rung == 2:  # noqa: PLR2004
             ladder.forced = True
             self._step_aside()
-        ladder.ask(Reason("signal", name), perf_counter())
+        ladder.ask(Reason("signal", name), perf_counter(), signum)
         exception = self._leave(rung, signum, frame)
         if rung == 1:
             aside(partial(logger.info, "%s: shutting down", name))
@@ -127,16 +133,17 @@ class Handlers:
             self._sending.release()
 
     def _force(self, name: str, where: tuple[str, ...]) -> None:
-        """Log where it was, as a watch over it would have, and cut that short (R22)."""
+        """Cut it short, and log where it was, as a watch over it would have (R22)."""
         try:
             told = [f"main is left{at(where)}"]
             if not where:
                 told = [text for wait in list(watchman.waits) if (text := wait.tell_now())]
-            logger.warning("%s, the second signal: forcing the shutdown\n%s", name, "\n".join(told))
         finally:
             for unwind in list(in_progress):
                 unwind.force()
             self._forced()
+        # At last, for a log handler may hang.
+        logger.warning("%s, the second signal: forcing the shutdown\n%s", name, "\n".join(told))
 
 
 def _name(signum: int) -> str:
@@ -217,7 +224,7 @@ def _leave_program(rung: int, signum: int, frame: FrameType | None) -> BaseExcep
         return _delivered(SystemExit(128 + signum), rung)
     try:
         previous(signum, frame)
-    except (KeyboardInterrupt, SystemExit) as exc:
+    except BaseException as exc:
         return _delivered(exc, rung)
     return None
 
@@ -247,3 +254,16 @@ def _delivered(exception: BaseException, rung: int) -> BaseException | None:
 
 
 _installed = Handlers(_leave_program, nothing)
+_handling: dict[Handlers, None] = {}
+
+
+def _start_anew() -> None:
+    # What a run has installed goes: it is the parent's, and a worker process that is told to
+    # terminate has to. What handles signals in any program does so in the child, too.
+    for handlers in reversed(list(_handling)):
+        handlers.start_anew()
+        if handlers is not _installed:
+            handlers.put_back()
+
+
+in_child(_start_anew)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from ._registration import Registration
 
+    Wanted = Callable[[Registration], bool]
+
 _count = count()  # one for all stacks; next() is atomic, += on an attribute is not
 
 
@@ -67,12 +69,12 @@ class Stack:
         """
         return tuple(r for r in list(self._registrations) if r._func is func or r._func == func)
 
-    def count(self, home: object) -> int:
-        """Return how many registrations of this home are there."""
-        return sum(registration._home is home for registration in list(self._registrations))
+    def count(self, wanted: Wanted) -> int:
+        """Return how many registrations are there of those that are wanted."""
+        return sum(map(wanted, list(self._registrations)))
 
-    def popper(self, home: object) -> Callable[[], Registration | None]:
-        """Return a function that takes the newest registration of one home.
+    def popper(self, wanted: Wanted) -> Callable[[], Registration | None]:
+        """Return a function that takes the newest registration of those that are wanted.
 
         It walks a list of its own, made anew only when something was pushed: to search
         from the top for each one would be quadratic.
@@ -84,7 +86,7 @@ class Stack:
             nonlocal mine, seen
             if seen != self._pushes:
                 seen = self._pushes
-                mine = [r for r in list(self._registrations) if r._home is home]
+                mine = list(filter(wanted, list(self._registrations)))
             while mine:
                 registration = mine.pop()
                 if self.discard(registration):

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from threading import current_thread, get_ident
 
 from ._errors import add_note, chain, count, listed, log, warn
+from ._fork import in_child
 from ._limits import Budget, Limit, bounded, cleanup_timeout
 from ._outcome import Outcome, Report, Status, describe
 from ._registration import dispose, finish, is_awaitable, postpone, replace
@@ -69,6 +70,17 @@ if TYPE_CHECKING:
 in_progress: dict[Unwind, None] = {}
 
 
+def _keep_ones_own() -> None:
+    for unwind in list(in_progress):
+        if unwind.thread is current_thread():
+            unwind.spot.begin()  # the watch has started anew
+        else:
+            del in_progress[unwind]
+
+
+in_child(_keep_ones_own)
+
+
 class CannotAwaitError(RuntimeError):
     """Tell the generator that its driver cannot await what it was given."""
 
@@ -96,13 +108,16 @@ class _NoGuard:
 class Unwind:
     """Hold the state of one unwind; `steps` is the loop, the drivers are below.
 
-    `home` is None for an unwind of the whole manager, and `outer` is the unwind in whose
-    callback this one was called for, if any. `leaving` is the exception that
-    is on its way out of the scope around the unwind; `outside` is what a signal handler would
+    `whole` is whether it is one of the whole manager, and `outer` is the unwind in whose callback
+    this one was called for, if any. `leaving` is the exception that is on its way out of the
+    scope around the unwind; `outside` is what a signal handler would
     have raised in the middle of it (R9), and goes on when it is done. `exiting` is whether the
     interpreter exits. `guard` is that of the async driver, and `main` is the main of a run that
-    unwinds in its task. `done` resolves, always to None, once the books are closed.
+    unwinds in its task. `done` resolves, always to None, once the books are closed. `unseen`
+    counts, in the whole process, whose failures came out nowhere: R26 asks for it.
     """
+
+    unseen = 0
 
     def __init__(
         self,
@@ -110,14 +125,14 @@ class Unwind:
         settings: Settings,
         pending: Callable[[], int],
         *,
-        home: object | None = None,
+        whole: bool = True,
         leaving: BaseException | None = None,
         outer: Unwind | None = None,
         ladder: Ladder,
         exiting: bool = False,
     ) -> None:
         self.reason = reason
-        self.home = home
+        self.whole = whole
         self.leaving = leaving
         self.exiting = exiting
         self.outside: BaseException | None = None
@@ -138,6 +153,7 @@ class Unwind:
         self._instead: BaseException | None = None  # what an exit made of `leaving`
         self._outcomes: list[Outcome] = []
         self._failures: list[Outcome] = []
+        self._interrupted = False
         self._began = settings.clock.now()
         self._budget: Budget
 
@@ -323,6 +339,8 @@ class Unwind:
     def verdict(self, leaving: BaseException | None) -> BaseException | None:
         """Return the exception that must come out of a scope that `leaving` leaves (R12)."""
         if leaving is not None and not isinstance(leaving, Exception):
+            if self._lost:
+                Unwind.unseen += 1
             if self._failures:
                 lead = f"{count(self._failures, 'callback')} failed while this was on its way out"
                 add_note(leaving, f"{lead}: {listed(self._failures)}")
@@ -330,6 +348,8 @@ class Unwind:
                 add_note(leaving, str(self.error))
             return leaving
         if self.error is None:
+            if self._lost:
+                Unwind.unseen += 1  # errors="log"
             return leaving
         if leaving is not None:
             chain(self.error, leaving)
@@ -357,6 +377,7 @@ class Unwind:
         if exception is None:
             return
         if status is Status.INTERRUPTED:
+            self._interrupted = True
             self._let_go_on(exception)
         else:
             self._failures.append(outcome)
@@ -366,8 +387,9 @@ class Unwind:
             self._let_go_on(exc)
 
     @property
-    def failures(self) -> int:
-        return len(self._failures)
+    def _lost(self) -> bool:
+        """Whether a callback has not done all that it should have."""
+        return self._interrupted or bool(self._failures)
 
     def let_outside_go_on(self) -> None:
         if self.outside is not None:

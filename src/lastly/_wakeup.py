@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from socket import socketpair
 
 TYPE_CHECKING = False
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 def wake_on_signals(loop: Any) -> Callable[[], object]:
     """Have signals wake the loop that runs here; return what takes that back."""
-    # uvloop, trio and the proactor of Windows do it themselves. This one does once it has a
-    # handler of its own, which is welcome to take our place.
+    # uvloop, trio and the proactor of Windows do it themselves. This one does while it has a
+    # handler of its own, and then forgets about it: there is no telling when.
     if not isinstance(loop, asyncio.SelectorEventLoop):
         return lambda: None
     reader, writer = socketpair()
@@ -30,9 +31,10 @@ def wake_on_signals(loop: Any) -> Callable[[], object]:
     loop.add_reader(reader, reader.recv, 4096)
 
     def take_back() -> None:
-        now = signal.set_wakeup_fd(before)
-        if now != writer.fileno():
-            signal.set_wakeup_fd(now)
+        with suppress(ValueError, OSError):  # closed since, by who owned it
+            now = signal.set_wakeup_fd(before)
+            if now not in (-1, writer.fileno()):
+                signal.set_wakeup_fd(now)
         reader.close()
         writer.close()
 

@@ -1,13 +1,12 @@
 """The watch over unwinds: say in the log what one is still waiting for, and where (R23).
 
 One thread for all, because nothing else sees a blocked event loop; it lingers, because to
-start one for each quick unwind would cost more than that. May import _errors and
-_where.
+start one for each quick unwind would cost more than that. May import _errors, _fork
+and _where.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from _thread import allocate_lock
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from threading import Thread
 from time import perf_counter
 
 from ._errors import logger
+from ._fork import in_child
 from ._where import thread_stack
 
 TYPE_CHECKING = False
@@ -201,6 +201,5 @@ def told_of_thread(thread: Thread) -> str:
 
 
 watchman = _Watchman()
-if hasattr(os, "register_at_fork"):  # not on Windows
-    # The child has neither the thread nor the parent's unwinds.
-    os.register_at_fork(before=watchman.rest, after_in_child=lambda: _Watchman.__init__(watchman))
+# The child has neither the thread nor the parent's unwinds.
+in_child(lambda: _Watchman.__init__(watchman), before=watchman.rest)

@@ -1,0 +1,327 @@
+"""R3 and R17: many threads at once, and loops that run in other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import anyio
+import anyio.from_thread
+import pytest
+
+import lastly
+
+BACKENDS = ["asyncio", "uvloop", "trio"]
+
+
+def options(backend: str) -> dict[str, object]:
+    given = {"use_uvloop": True} if backend == "uvloop" else {}
+    return {"backend": "trio" if backend == "trio" else "asyncio", "backend_options": given}
+
+
+@pytest.fixture
+def _tiny_switch_interval() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_tiny_switch_interval")
+@pytest.mark.parametrize("seed", range(3))
+def test_each_registration_runs_once_or_was_cancelled(
+    manager: lastly.ShutdownManager, seed: int
+) -> None:
+    """R3: many threads register, cancel, unregister, close and aclose, all at once."""
+    ran: list[int] = []  # append is atomic
+    handles: dict[int, lastly.Registration] = {}
+    cancelled: set[int] = set()
+    barrier = threading.Barrier(8)
+    errors: list[BaseException] = []
+
+    class Callback:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __call__(self) -> object:
+            ran.append(self.number)
+            return asyncio.sleep(0) if self.number % 3 == 0 else None
+
+    def work(thread: int) -> None:
+        chance = random.Random(100 * seed + thread)
+        mine: list[tuple[int, Callback]] = []
+        barrier.wait()
+        for step in range(150):
+            number = thread * 1000 + step
+            callback = Callback(number)
+            match chance.randrange(8):
+                case 0:
+                    manager.close()
+                case 1:
+                    asyncio.run(manager.aclose())
+                case 2 if mine:
+                    number, _ = chance.choice(mine)
+                    if handles[number].cancel():
+                        cancelled.add(number)
+                case 3 if mine:
+                    number, callback = chance.choice(mine)
+                    manager.unregister(callback)
+                case 4:
+                    manager.pending()
+                case _:
+                    handles[number] = manager.defer(callback)
+                    mine.append((number, callback))
+
+    def guarded(thread: int) -> None:
+        try:
+            work(thread)
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    manager.close()
+    assert errors == []
+    assert len(ran) == len(set(ran))
+    assert cancelled.isdisjoint(ran)
+    for number, handle in handles.items():
+        assert handle.status == ("ok" if number in ran else "cancelled")
+
+
+def test_no_lock_is_held_while_user_code_runs(manager: lastly.ShutdownManager) -> None:
+    """R3: a callback, an `==`, a name and a log handler may call anything, from any thread."""
+    done: list[str] = []
+
+    def elsewhere(what: Callable[[], object]) -> None:
+        thread = threading.Thread(target=what)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+
+    def use() -> None:
+        handle = manager.defer(int)
+        manager.pending()
+        assert handle.cancel()
+        other = lastly.ShutdownManager()
+        other.defer(done.append, "unwound")
+        other.close()
+
+    class Equal:
+        def __eq__(self, other: object) -> bool:
+            elsewhere(use)
+            return False
+
+        def __hash__(self) -> int:
+            return 0
+
+        def __getattr__(self, name: str) -> str:
+            assert name == "__qualname__"
+            elsewhere(use)
+            return "equal"
+
+        def __call__(self) -> None:
+            elsewhere(use)
+
+    manager.register(Equal())
+    manager.unregister(print)
+    assert "equal" in repr(manager.pending()[0])
+    manager.close()
+    assert len(done) >= 3
+
+
+class Elsewhere:
+    """A loop that runs in another thread for as long as the block."""
+
+    def __init__(self, kind: str, backend: str = "asyncio") -> None:
+        self.kind = kind
+        self.backend = backend
+
+    def __enter__(self) -> Elsewhere:
+        self.stack = ExitStack()
+        if self.kind == "portal":
+            portal = anyio.from_thread.start_blocking_portal(**options(self.backend))
+            self.call = self.stack.enter_context(portal).call
+            return self
+        self.loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        thread.start()
+
+        def call(function: Callable[..., object], *args: object) -> object:
+            return asyncio.run_coroutine_threadsafe(function(*args), self.loop).result(30)
+
+        def stop() -> None:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            thread.join()
+            self.loop.close()
+
+        self.call = call
+        self.stack.callback(stop)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stack.close()
+
+
+KINDS = [("run_forever", "asyncio"), *(("portal", backend) for backend in BACKENDS)]
+
+
+@pytest.mark.parametrize(("kind", "backend"), KINDS)
+@pytest.mark.parametrize("how", ["close", "aclose", "teardown"])
+def test_a_loop_in_another_thread(
+    manager: lastly.ShutdownManager, kind: str, backend: str, how: str
+) -> None:
+    """R17: from close(), from another loop's aclose(), and when it is torn down itself."""
+    threads: list[int] = []
+
+    async def callback() -> None:
+        await anyio.to_thread.run_sync(int)
+        threads.append(threading.get_ident())
+
+    async def register() -> int:
+        manager.register(callback)
+        return threading.get_ident()
+
+    with Elsewhere(kind, backend) as elsewhere:
+        ident = elsewhere.call(register)
+        if how == "close":
+            manager.close()
+        elif how == "aclose":
+            anyio.run(manager.aclose)
+    assert manager.last_report().ok
+    # A loop that has stopped is torn down by who closes it.
+    by = threading.get_ident() if kind == "run_forever" and how == "teardown" else ident
+    assert threads == [by]
+
+
+def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.ShutdownManager) -> None:
+    """R3, R17: it has not begun, and is begun again, in the teardown that waits for it."""
+    ran: list[str] = []
+    ends = threading.Event()
+    closes = threading.Event()
+
+    async def callback() -> None:
+        await asyncio.sleep(0)
+        ran.append("callback")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        manager.register(callback)
+        handed_over = loop.call_soon_threadsafe
+
+        def hand_over(*args: object, **kwargs: object) -> object:
+            handle = handed_over(*args, **kwargs)
+            closes.set()
+            return handle
+
+        loop.call_soon_threadsafe = hand_over
+        ends.set()
+        closes.wait()  # the loop comes to the call when main has ended, and all are cancelled
+        loop.call_soon_threadsafe = handed_over
+
+    thread = threading.Thread(target=lambda: (ends.wait(), manager.close()))
+    thread.start()
+    asyncio.run(main())
+    thread.join()
+    assert ran == ["callback"]
+    assert manager.last_report().ok
+
+
+def test_a_loop_in_a_daemon_thread_at_interpreter_exit(run_child) -> None:
+    """R16, R17: it is never closed, and still runs; threads and name look-ups work there."""
+    ended = run_child(
+        """
+        import asyncio, threading, time
+        import lastly
+
+        loop = asyncio.new_event_loop()
+
+        async def register():
+            @lastly.register
+            async def callback():
+                print(await asyncio.to_thread(lambda: "in a thread"))
+                print(bool(await loop.getaddrinfo("localhost", 80)))
+                print(asyncio.get_running_loop() is loop)
+
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        asyncio.run_coroutine_threadsafe(register(), loop).result()
+        """
+    )
+    assert (ended.out, ended.err) == (["in a thread", "True", "True"], "")
+
+
+def test_a_trio_run_in_a_daemon_thread_at_interpreter_exit(run_child) -> None:
+    """R16, R17: the same; trio's own threads start there as they are."""
+    ended = run_child(
+        """
+        import threading
+        import lastly, trio
+
+        registered = threading.Event()
+
+        async def main():
+            @lastly.register
+            async def callback():
+                await trio.sleep(0)
+                print("callback")
+            registered.set()
+            await trio.sleep_forever()
+
+        threading.Thread(target=trio.run, args=(main,), daemon=True).start()
+        registered.wait()
+        """
+    )
+    assert (ended.out, ended.err) == (["callback"], "")
+
+
+def test_a_loop_that_is_never_closed(run_child) -> None:
+    """R16, R17: as in Jupyter, cell by cell on one loop: from close(), and at interpreter exit."""
+    ended = run_child(
+        """
+        import asyncio
+        import lastly
+
+        loop = asyncio.new_event_loop()
+
+        async def cell(name):
+            @lastly.register
+            async def callback():
+                await asyncio.to_thread(print, name, asyncio.get_running_loop() is loop)
+
+        loop.run_until_complete(cell("first"))
+        loop.run_until_complete(lastly.aclose())
+        loop.run_until_complete(cell("second"))
+        lastly.close()
+        loop.run_until_complete(cell("third"))
+        """
+    )
+    assert ended.out == ["first True", "second True", "third True"]
+
+
+def test_a_home_that_died_without_teardown(run_child) -> None:
+    """R17: the outcome is a failure that says what to do; what is sync still runs."""
+    ended = run_child(
+        """
+        import asyncio, os
+        import lastly
+
+        async def main():
+            lastly.defer(print, "sync")
+
+            @lastly.register
+            async def callback():
+                print("never")
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        type(loop).close(loop)
+        """
+    )
+    assert ended.out == ["sync"]
+    assert "did you forget to unwind while the loop was open" in ended.err
