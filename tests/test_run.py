@@ -718,8 +718,11 @@ async def main():
             signal.raise_signal(getattr(signal, name))
             await anyio.sleep_forever()
 
-backend, options = sys.argv[2], {}
-lastly.run(main, backend=backend, signal_exit_code=0 if "code=0" in what else None)
+backend, options = sys.argv[2], None
+if backend == "uvloop":
+    backend, options = "asyncio", {"use_uvloop": True}
+code = 0 if "code=0" in what else None
+lastly.run(main, backend=backend, backend_options=options, signal_exit_code=code)
 """
 
 EXIT_STATUSES = {
@@ -740,7 +743,7 @@ EXIT_STATUSES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
 @pytest.mark.parametrize("row", EXIT_STATUSES)
 def test_exit_status(run_child, row: str, backend: str) -> None:
     """R26: the status is true, and the interpreter is finalised, but for the third signal."""

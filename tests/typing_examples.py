@@ -63,7 +63,9 @@ lastly.defer(close)  # type: ignore[call-arg, arg-type]  # pyright: ignore[repor
 lastly.defer(close, "x", mode=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 # on_timeout is called with nothing; times are numbers, or None for none.
-lastly.defer(close, "x", timeout=5, on_timeout=Connection().close, thread=False)
+lastly.defer(
+    close, "x", timeout=5, on_timeout=Connection().close, thread=False, before_threads=True
+)
 lastly.defer(close, "x", on_timeout=sync)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 lastly.defer(close, "x", timeout="5")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 lastly.configure(grace=30, timeout=None, slow_after=2.5)

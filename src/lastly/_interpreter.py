@@ -150,7 +150,7 @@ def unwind_at_exit() -> None:
         wait.end()
     error = _raised.pop() if _raised else None
     while _managers:
-        manager = next(reversed(_managers))
+        manager: Manager = next(reversed(_managers))
         # A manager is let go when it has nothing left. One that Ctrl-C has broken off gets
         # another chance, but not for ever: the interpreter has to end.
         for _ in range(3):

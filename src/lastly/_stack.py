@@ -5,8 +5,6 @@ Thread-safe without a lock: see Stack. May import _registration only.
 
 from __future__ import annotations
 
-from itertools import count
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
     from ._registration import Registration
 
     Wanted = Callable[[Registration], bool]
-
-_count = count()  # one for all stacks; next() is atomic, += on an attribute is not
 
 
 class Stack:
@@ -28,11 +24,11 @@ class Stack:
     find taken by the very thread that it interrupts.
     """
 
-    __slots__ = ("_pushes", "_registrations")
+    __slots__ = ("_last_push", "_registrations")
 
     def __init__(self) -> None:
         self._registrations: dict[Registration, None] = {}
-        self._pushes = 0
+        self._last_push = object()
 
     def __len__(self) -> int:
         return len(self._registrations)
@@ -42,7 +38,9 @@ class Stack:
 
     def push(self, registration: Registration) -> None:
         self._registrations[registration] = None
-        self._pushes = next(_count)  # afterwards: who sees the number, sees the registration
+        # Afterwards: who sees that it is another one, sees the registration. Not a number, for
+        # += is not atomic, nor is next(count()) in each free-threaded build.
+        self._last_push = object()
 
     def pop(self) -> Registration | None:
         """Take the newest registration."""
@@ -80,12 +78,12 @@ class Stack:
         from the top for each one would be quadratic.
         """
         mine: list[Registration] = []
-        seen = -1
+        seen: object = None
 
         def pop() -> Registration | None:
             nonlocal mine, seen
-            if seen != self._pushes:
-                seen = self._pushes
+            if seen is not self._last_push:
+                seen = self._last_push
                 mine = list(filter(wanted, list(self._registrations)))
             while mine:
                 registration = mine.pop()

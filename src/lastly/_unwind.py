@@ -117,7 +117,7 @@ class Unwind:
     counts, in the whole process, whose failures came out nowhere: R26 asks for it.
     """
 
-    unseen = 0
+    unseen = 0  # += may lose one of two at once, but not that there was one
 
     def __init__(
         self,
