@@ -168,6 +168,8 @@ RUNNERS = {
 )
 def test_runner_and_trigger(run_child, runner: str, trigger: str, cell: str) -> None:
     """R14 to R18: which runner, which trigger, and what happens then."""
+    if cell.startswith("exit") and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 1):
+        pytest.skip("3.12.0 and 3.12.1 start no thread at interpreter exit")
     said, comes_out = CELLS[cell]
     ended = run_child(PROGRAM, runner, trigger, expect=None, PYTHONWARNINGS="ignore")
     assert ended.out == said

@@ -258,6 +258,7 @@ def test_a_queue_can_be_used_in_callbacks(run_child) -> None:
         import lastly
 
         def work(queue):
+            queue.put("from work")
             lastly.defer(queue.put, "from a callback")
 
         context = multiprocessing.get_context("fork")
@@ -265,10 +266,11 @@ def test_a_queue_can_be_used_in_callbacks(run_child) -> None:
         process = context.Process(target=work, args=(queue,))
         process.start()
         print(queue.get(timeout=30))
+        print(queue.get(timeout=30))
         process.join()
         """
     )
-    assert ended.out == ["from a callback"]
+    assert ended.out == ["from work", "from a callback"]
 
 
 def test_a_fork_while_another_thread_unwinds(run_child) -> None:
@@ -295,7 +297,7 @@ if os.fork() == 0:
     lastly.close()
     assert not lastly._unwind.in_progress
     os._exit(0)
-os.wait()
+assert os.wait()[1] == 0
 goes_on.set()
 thread.join()
         """,
@@ -494,16 +496,23 @@ import lastly
 async def main():
     say("main")
 
+manager = lastly.ShutdownManager()
+manager.defer(say, "unwound")
+manager.request_shutdown("of the parent's")
 lastly.request_shutdown()
 if os.fork() == 0:
     lastly.run(main)
+    manager.close()
+    with manager:
+        manager.defer(int)
+    say(manager.last_report().reason)
     os._exit(0)
-os.wait()
+assert os.wait()[1] == 0
 lastly.run(main)
         """,
         PYTHONWARNINGS="ignore",
     )
-    assert ended.out == ["child main"]
+    assert ended.out == ["child main", "child unwound", "child scope exit", "parent unwound"]
 
 
 GUNICORN = f"""{SAY}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -517,6 +518,35 @@ def test_a_loop_that_closes_the_wakeup(run_child) -> None:
         """
     )
     assert ended.out == ["0"] or ended.out == ["Handlers.SIG_DFL"]
+
+
+def test_the_cancellation_of_main_is_over_when_it_has_ended() -> None:
+    """R18, R24: callbacks find the task as it was, whoever counts its cancellations."""
+    counted: list[int] = []
+
+    async def callback() -> None:
+        counted.append(asyncio.current_task().cancelling())
+
+    async def main() -> None:
+        lastly.register(callback)
+        lastly.request_shutdown()
+        await anyio.sleep_forever()
+
+    lastly.run(main)
+    assert counted == [0]
+
+
+def test_what_was_set_aside_is_done_when_run_returns() -> None:
+    """R25: what a signal had logged, above all."""
+    done: list[str] = []
+
+    async def main() -> None:
+        began = threading.Event()
+        lastly._aside.aside(lambda: (began.set(), time.sleep(0.1), done.append("logged")))
+        began.wait()
+
+    lastly.run(main)
+    assert done == ["logged"]
 
 
 def test_main_may_refuse_to_be_cancelled() -> None:

@@ -607,7 +607,7 @@ def test_the_third_signal_kills_what_never_comes_back_to_python(start_child) -> 
     """R25: by then it is the kernel's to handle, and needs no Python code to run."""
     child = start_child(
         """
-        import re, signal
+        import collections, itertools, signal
         import lastly
 
         async def main():
@@ -617,7 +617,7 @@ def test_the_third_signal_kills_what_never_comes_back_to_python(start_child) -> 
             def stuck():
                 signal.raise_signal(signal.SIGTERM)
                 print("stuck", flush=True)
-                re.match("(a*)*(a*)*(a*)*b", "a" * 5000)  # holds the interpreter's lock, too
+                collections.deque(itertools.repeat(None), maxlen=0)  # looks for no signals
 
         lastly.run(main)
         """
@@ -847,6 +847,20 @@ def test_a_log_handler_that_hangs(run_child) -> None:
         expect=7,
     )
     assert ended.out == ["cut"]
+
+
+def test_nothing_is_sent_once_a_second_signal_has_come() -> None:
+    """R25: by then the kernel handles them, so that it would kill."""
+    handled: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: handled.append(number))
+    try:
+        handlers = lastly._signals.Handlers(lambda *_: None, lambda: None)
+        handlers.previous = {signal.SIGUSR1: before}
+        handlers.received = [SIGTERM, SIGTERM]
+        handlers.interrupt()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert handled == []
 
 
 def test_the_names_of_signals_in_logs() -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -205,6 +206,23 @@ def test_limits_hold(manager: lastly.ShutdownManager) -> None:
 
     trio.run(main)
     assert [o.status for o in manager.last_report().outcomes] == ["timed_out", "ok"]
+
+
+def test_exits_run_there_too(manager: lastly.ShutdownManager) -> None:
+    """R8, R15: one that holds no scope open; it has time, though trio cancels system tasks."""
+    ran: list[str] = []
+
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[None]:
+        yield
+        await trio.sleep(0.001)
+        ran.append("closed")
+
+    async def main() -> None:
+        await manager.enter_async_context(connection())
+
+    trio.run(main)
+    assert ran == ["closed"]
 
 
 def test_registering_in_the_teardown(manager: lastly.ShutdownManager) -> None:
