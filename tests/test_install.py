@@ -566,6 +566,8 @@ async def main():
             signal.raise_signal(signal.SIGINT)
         if sys.argv[1] == "SIGTERM in main":
             signal.raise_signal(signal.SIGTERM)
+        if sys.argv[1] == "SIGTERM in trio":
+            trio.lowlevel.enable_ki_protection(signal.raise_signal)(signal.SIGTERM)
         print("ready", flush=True)
         await trio.sleep_forever()
     finally:
@@ -580,6 +582,7 @@ trio.run(main)
     [
         ("SIGTERM", "before", {1, 143}),  # 143 if it comes in the middle of main's own code
         ("SIGTERM in main", "before", {143}),
+        ("SIGTERM in trio", "before", {1}),
         ("SIGINT in main", "inside", {-SIGINT, 1}),
     ],
 )
