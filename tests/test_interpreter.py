@@ -426,6 +426,26 @@ def test_before_threads_among_others(run_child) -> None:
     ]
 
 
+def test_registering_before_the_threads(run_child) -> None:
+    """R2, R16: also by a callback, and on a manager whose turn has been."""
+    ended = run_child(
+        """
+        import queue, threading, lastly
+
+        older, newer = lastly.ShutdownManager(), lastly.ShutdownManager()
+
+        def start():
+            work = queue.Queue()
+            threading.Thread(target=work.get).start()
+            newer.defer(work.put, None, before_threads=True)
+
+        older.defer(start, before_threads=True)
+        newer.defer(print, "newer", before_threads=True)
+        """
+    )
+    assert ended.out == ["newer"]
+
+
 def test_failures_before_the_threads(run_child) -> None:
     """R11, R16: the threads are waited for all the same, and the final one is raised at last."""
     ended = run_child(

@@ -103,6 +103,32 @@ def test_os_fork(run_child, loop: str, how: str, childs: list[str]) -> None:
     assert run_child(FORK, how, loop).out == [*childs, *PARENTS]
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_os_fork_in_the_main_of_a_run(run_child, backend: str) -> None:
+    """R19, R24: the child's status is its own, and its exit unwinds what it has kept."""
+    ended = run_child(
+        SAY
+        + """
+import lastly
+
+lastly.defer(say, "module")
+
+async def main():
+    lastly.defer(say, "in main")
+    if os.fork() == 0:
+        lastly.defer(say, "its own")
+        sys.exit(3)
+    say("child ended with", os.waitstatus_to_exitcode(os.wait()[1]))
+    os._exit(0)  # what they share is the child's to tear down, or the parent's; not both's
+
+lastly.run(main, backend=sys.argv[1])
+        """,
+        backend,
+        PYTHONWARNINGS="ignore",
+    )
+    assert ended.out == ["child its own", "child module", "parent child ended with 3"]
+
+
 def test_a_loop_of_the_childs_own(run_child) -> None:
     """R14, R19: the parent's loop is not the child's; one that it makes is torn down as any."""
     ended = run_child(
@@ -499,9 +525,12 @@ async def main():
 manager = lastly.ShutdownManager()
 manager.defer(say, "unwound")
 manager.request_shutdown("of the parent's")
+empty = lastly.ShutdownManager()
+empty.request_shutdown("of the parent's")
 lastly.request_shutdown()
 if os.fork() == 0:
     lastly.run(main)
+    assert empty._ladder.request is None
     manager.close()
     with manager:
         manager.defer(int)

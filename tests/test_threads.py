@@ -233,6 +233,42 @@ def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.Shutdow
     assert manager.last_report().ok
 
 
+def test_a_loop_between_two_runs_of_its_owner(manager: lastly.ShutdownManager) -> None:
+    """R14, R17: it is not run under the feet of asyncio.run; each callback runs there, once."""
+    ran: list[int] = []
+    stands_still, called = threading.Event(), threading.Event()
+
+    async def callback() -> None:
+        await asyncio.sleep(0)
+        ran.append(threading.get_ident())
+
+    async def main() -> None:
+        for _ in range(3):
+            manager.register(callback)
+
+    def own() -> None:
+        with asyncio.Runner() as runner:
+            runner.run(main())
+            call_soon = runner.get_loop().call_soon_threadsafe
+
+            def hand_over(*args: object, **kwargs: object) -> object:
+                handle = call_soon(*args, **kwargs)
+                called.set()
+                return handle
+
+            runner.get_loop().call_soon_threadsafe = hand_over
+            stands_still.set()
+            called.wait(30)
+
+    thread = threading.Thread(target=own)
+    thread.start()
+    stands_still.wait()
+    manager.close()
+    thread.join()
+    assert ran == [thread.ident] * 3
+    assert manager.last_report().ok
+
+
 def test_a_loop_in_a_daemon_thread_at_interpreter_exit(run_child) -> None:
     """R16, R17: it is never closed, and still runs; threads and name look-ups work there."""
     ended = run_child(

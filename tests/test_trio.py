@@ -352,6 +352,25 @@ def test_a_call_from_another_thread_while_the_run_ends(
         assert "was closed before it could run" in str(errors[0])
 
 
+def test_tying_to_a_run_from_outside(manager: lastly.ShutdownManager) -> None:
+    """R3, R15: from another thread, when all was cancelled meanwhile; or when it is over."""
+    ran: list[str] = []
+    tokens: list[object] = []
+
+    async def hook(_: object) -> None:
+        ran.append("hook")
+
+    async def main() -> None:
+        manager.defer(int).cancel()
+        tokens.append(trio.lowlevel.current_trio_token())
+        await trio.to_thread.run_sync(_loops.tie, tokens[0], hook, lambda: ran.append("forgotten"))
+
+    trio.run(main)
+    assert ran == ["hook", "forgotten"]
+    assert _loops.tie(tokens[0], hook, ran.clear)() is None
+    assert not _loops._of_runs
+
+
 def test_nothing_is_kept_of_a_run_that_is_over(manager: lastly.ShutdownManager) -> None:
     """R15: neither its token nor its main."""
     import gc

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+    from threading import Thread
     from typing import Any
 
 
@@ -94,6 +95,12 @@ def load_anyio() -> None:
     import anyio  # lazy: a program without limits, scopes and other loops never needs it
 
     anyio.CancelScope()
+
+
+def owner_of(home: Any) -> Thread | None:
+    """Return the thread that an asyncio loop ran in when it was tied (see _loops), or None."""
+    owner: Thread | None = getattr(getattr(home.close, "__self__", None), "owner", None)
+    return owner
 
 
 def thread_of(home: Any) -> int:

@@ -9,8 +9,9 @@ import sys
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from threading import current_thread
 
-from ._backends import current_home, is_closed, is_trio, load_anyio, thread_of
+from ._backends import current_home, is_closed, is_trio, load_anyio, owner_of, thread_of
 from ._errors import reraise, warn
 from ._limits import in_time
 from ._registration import call, is_awaitable
@@ -48,7 +49,8 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
         from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
     if spot.limit is not None:
         spot.limit.elsewhere = True
-    return run_sync(_call_there, registration, leaving, spot, spot.current)
+    hand_over = _is_elsewhere(home)
+    return run_sync(_call_there, registration, leaving, spot, spot.current, hand_over)
 
 
 def call_from_outside(
@@ -63,15 +65,24 @@ def call_from_outside(
     """
     home: Any = registration.home
     if home is None or home is current_home() or _wants_thread(registration) or is_closed(home):
-        runs_elsewhere = False
+        hand_over = False
     else:
-        runs_elsewhere = is_trio(home) or home.is_running()
-    if runs_elsewhere:
+        hand_over = _is_elsewhere(home)
+    if hand_over:
         if spot.limit is not None:
             spot.limit.elsewhere = True
         prepare(home)
-        return _call_there(registration, leaving, spot, spot.current)
+        return _call_there(registration, leaving, spot, spot.current, hand_over)
     return _call_here(registration, leaving)
+
+
+def _is_elsewhere(home: Any) -> bool:
+    """Tell whether this loop is another thread's, though it may stand still just now."""
+    if is_trio(home) or home.is_running():
+        return True
+    # Its owner may be between two runs of it, as in asyncio.run, and must not find it running.
+    owner = owner_of(home)
+    return owner is not None and owner is not current_thread() and owner.is_alive()
 
 
 def _wants_thread(registration: Registration) -> bool:
@@ -94,12 +105,16 @@ def _call_here(registration: Registration, leaving: BaseException | None) -> Any
 
 
 def _call_there(
-    registration: Registration, leaving: BaseException | None, spot: Spot, step: Step | None
+    registration: Registration,
+    leaving: BaseException | None,
+    spot: Spot,
+    step: Step | None,
+    hand_over: bool,
 ) -> Any:
     # The step is that of this call: an unwind that is interrupted goes on to others.
     home: Any = registration.home
     invoke = partial(_invoke, registration, leaving, spot, step)
-    if not is_trio(home) and not home.is_running():
+    if not hand_over:
         result, exception = run_on(runner_of(home), invoke())
     else:
         # Until it begins there, what holds it up is whatever that thread does.
@@ -183,7 +198,7 @@ def _result_of(future: Future[Any], home: Any, gives_up: Callable[[], bool]) -> 
     while True:
         with suppress(TimeoutError):
             return future.result(timeout=_LOOKS)
-        if is_closed(home):
+        if is_closed(home) and not future.done():
             raise RuntimeError(CLOSED)
         if gives_up():
             future.cancel()  # it is not called any more, if it has not begun

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         @property
         def _settings(self) -> Settings: ...
         def pending(self) -> tuple[Registration, ...]: ...
+        def _pending_before_threads(self) -> tuple[Registration, ...]: ...
         def _exit_before_threads(self) -> BaseException | None: ...
         def _exit_interpreter(self) -> None: ...
         def _in_child(self) -> None: ...
@@ -129,10 +130,19 @@ class _ThreadsWait(OneWait):
         return "\n".join(lines) if threads else None
 
 
+def _next_before_threads(tried: set[Registration]) -> Manager | None:
+    for manager in reversed(list(_managers)):
+        if not tried.issuperset(manager._pending_before_threads()):
+            return manager
+    return None
+
+
 def _before_threads() -> None:
     # Nothing may escape, or the interpreter would not wait for its threads at all; but for what
     # a signal handler raises to have just that.
-    for manager in reversed(list(_managers)):
+    tried: set[Registration] = set()
+    while (manager := _next_before_threads(tried)) is not None:
+        tried.update(manager._pending_before_threads())
         error = manager._exit_before_threads()
         if error is not None:
             _raised.append(error)

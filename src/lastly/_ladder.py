@@ -7,6 +7,7 @@ may call any of it: no locks (see Stack). May import _backends, _fork and _outco
 from __future__ import annotations
 
 from contextlib import suppress
+from weakref import WeakSet
 
 from ._backends import call_soon, current_home
 from ._fork import in_child
@@ -45,6 +46,9 @@ class _Waiter:
         self.request: Request | None = None
 
 
+_all: WeakSet[Ladder] = WeakSet()
+
+
 class Ladder:
     """Hold the request to shut down, and tell those who wait for one; the first counts.
 
@@ -54,6 +58,7 @@ class Ladder:
     """
 
     def __init__(self, around: Ladder | None = None) -> None:
+        _all.add(self)
         self.listeners: dict[Callable[[], object], None] = {}
         self._around = around
         self._own: dict[None, Request] = {}
@@ -118,4 +123,11 @@ class Ladder:
 
 
 signals = Ladder()
-in_child(signals.start_anew)
+
+
+def _start_anew() -> None:
+    for ladder in list(_all):
+        ladder.start_anew()
+
+
+in_child(_start_anew)

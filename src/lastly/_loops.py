@@ -11,7 +11,7 @@ import threading
 from contextvars import copy_context
 from functools import partial
 
-from ._backends import current_home, is_trio
+from ._backends import current_home, is_trio, nothing
 from ._errors import reraise, warn
 from ._outcome import describe
 from ._runners import go_on, run_to_end
@@ -37,20 +37,25 @@ def tie(loop: Any, hook: Hook, forget: Callable[[], object]) -> Callable[[], obj
     """
     teardown: Any
     if is_trio(loop):
-        teardown = _TrioTeardown.of_this_run(loop)
+        # Another thread may come here, too: when the run has a teardown, or is over.
+        teardown = _of_runs.get(loop) or (current_home() is loop and _TrioTeardown(loop))
+        if not teardown:
+            return nothing
     else:
         teardown = getattr(loop.close, "__self__", None)
         if not isinstance(teardown, _Teardown):
             teardown = _LoopTeardown(loop)
-    teardown.hooks[hook] = forget
-    return partial(teardown.hooks.pop, hook, None)
+    # A key of its own: who takes back an older hook of the same manager leaves this one.
+    key = object()
+    teardown.hooks[key] = (hook, forget)
+    return partial(teardown.hooks.pop, key, None)
 
 
 class _Teardown:
     """The hooks of one loop, and what has unwound because it ended."""
 
     def __init__(self, loop: Any) -> None:
-        self.hooks: dict[Hook, Callable[[], object]] = {}
+        self.hooks: dict[object, tuple[Hook, Callable[[], object]]] = {}
         self._loop = loop
         self._unwinds: list[Unwind] = []
 
@@ -58,7 +63,7 @@ class _Teardown:
         ran = True
         while ran:
             ran = False
-            for hook in reversed(list(self.hooks)):
+            for hook, _ in reversed(list(self.hooks.values())):
                 unwind = await hook(self._loop)
                 if unwind is not None:
                     self._unwinds.append(unwind)
@@ -66,7 +71,7 @@ class _Teardown:
 
     def _let_go(self) -> None:
         while self.hooks:
-            _, forget = self.hooks.popitem()
+            _, (_, forget) = self.hooks.popitem()
             forget()
 
 
@@ -84,6 +89,7 @@ class _LoopTeardown(_Teardown):
         self._task: asyncio.Task[Any] | None = None
         self._wait: LoopWait | None = None
         self._handled = _handled()
+        self.owner = threading.current_thread()  # see owner_of
         self._shutdown_asyncgens = loop.shutdown_asyncgens
         self._close = loop.close
         loop.shutdown_asyncgens = self.shutdown_asyncgens  # type: ignore[method-assign]
@@ -157,18 +163,9 @@ class _TrioTeardown(_Teardown):
         # main has ended, and what is registered so late is left to the interpreter's exit.
         nurseries = lowlevel.current_root_task().child_nurseries
         self._main = next(iter(nurseries[-1].child_tasks), None) if len(nurseries) > 2 else None  # noqa: PLR2004
-        lowlevel.add_instrument(self)
-
-    @classmethod
-    def of_this_run(cls, token: Any) -> _TrioTeardown:
-        """Return that of the run that runs here; it is made when it is first asked for."""
-        if not _of_run:
-            _of_run.append(sys.modules["trio.lowlevel"].RunVar("lastly"))
-        teardown: _TrioTeardown | None = _of_run[0].get(None)
-        if teardown is None:
-            teardown = cls(token)
-            _of_run[0].set(teardown)
-        return teardown
+        if self._main is not None:
+            lowlevel.add_instrument(self)
+            _of_runs[token] = self
 
     def task_exited(self, task: Any) -> None:
         """Be told by trio that a task has ended."""
@@ -187,14 +184,14 @@ class _TrioTeardown(_Teardown):
             if (error := unwind.verdict(unwind.leaving)) is not None:
                 _tell(error)
         self._let_go()
+        _of_runs.pop(self._loop, None)
 
 
 def _tell(error: BaseException) -> None:
     warn("trio.run cannot raise what has come out of its teardown: %s", describe(error))
 
 
-# Trio's own place for what belongs to a run, once somebody has loaded trio.
-_of_run: list[Any] = []
+_of_runs: dict[Any, _TrioTeardown] = {}
 
 
 class LoopWait(OneWait):

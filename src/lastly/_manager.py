@@ -25,7 +25,6 @@ from ._checks import (
     context_methods,
 )
 from ._errors import logger, reraise, warn
-from ._fork import in_child
 from ._guard import Guard
 from ._ladder import Ladder, signals
 from ._outcome import Reason, Status
@@ -545,6 +544,9 @@ class ShutdownManager:
 
     async def _aclose(self, unwind: Unwind) -> bool | None:
         leaving = unwind.leaving
+        if current_home() is None:
+            # A child that was forked in this task: no loop runs in it. Its exit will unwind.
+            return _come_out(unwind, leaving, leaving)
         with _Turn(self, unwind):
             whose = await self._run_or_join_async(unwind)
         return _come_out(whose, unwind.leaving, leaving)
@@ -580,8 +582,6 @@ class ShutdownManager:
 
     def _exit_before_threads(self) -> BaseException | None:
         """Run what asks for it, and return what has come out."""
-        if not self._stack.count(_is_before_threads):
-            return None
         pending = partial(self._stack.count, _is_before_threads)
         unwind = self._new_unwind(Reason("interpreter exit"), pending, whole=False)
         try:
@@ -592,6 +592,9 @@ class ShutdownManager:
             raise
         return None
 
+    def _pending_before_threads(self) -> tuple[Registration, ...]:
+        return tuple(filter(_is_before_threads, self.pending()))
+
     def _in_child(self) -> None:
         """Start anew in a forked child: keep what is at home in the interpreter (R19)."""
         for registration in self.pending():
@@ -601,7 +604,6 @@ class ShutdownManager:
         current = self._current.get(None)
         if current is not None and current.thread is not current_thread():
             self._current.clear()
-        self._ladder.start_anew()
         self._let_go_if_empty()
 
     def _run_or_join(self, unwind: Unwind, pop: Pop) -> Unwind:
@@ -777,4 +779,3 @@ def _use_aclose(what: str) -> RuntimeError:
 
 
 default = ShutdownManager("default")
-in_child(default._ladder.start_anew)

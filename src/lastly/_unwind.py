@@ -74,6 +74,7 @@ def _keep_ones_own() -> None:
     for unwind in list(in_progress):
         if unwind.thread is current_thread():
             unwind.spot.begin()  # the watch has started anew
+            unwind.done = Future()  # a thread of the parent's may have held its lock
         else:
             del in_progress[unwind]
 
