@@ -53,7 +53,8 @@ def test_there_are_no_import_cycles() -> None:
         ("_registration", {"_outcome"}),
         ("_threads", {"_backends", "_errors", "_outcome", "_registration"}),
         ("_checks", {"_registration"}),
-        ("_stack", {"_registration"}),
+        ("_index", {"_registration"}),
+        ("_stack", {"_index", "_registration"}),
         ("_watch", {"_errors", "_fork", "_where"}),
         ("_spot", {"_backends", "_threads", "_watch", "_where"}),
         ("_interpreter", {"_aside", "_errors", "_fork", "_watch"}),
@@ -79,7 +80,7 @@ def test_there_are_no_import_cycles() -> None:
         ),
         (
             "_unwind",
-            {"_errors", "_fork", "_limits", "_outcome", "_registration", "_spot"},
+            {"_errors", "_fork", "_ladder", "_limits", "_outcome", "_registration", "_spot"},
         ),
         (
             "_runners",

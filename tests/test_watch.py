@@ -1030,7 +1030,7 @@ async def test_what_was_watched_is_not_kept_alive(manager: lastly.ShutdownManage
     manager.defer(anyio.lowlevel.checkpoint)
     manager.defer(lambda: spots.extend(_watch.watchman.waits))
     await manager.aclose()
-    assert [(spot.current, spot.awaitable) for spot in spots] == [(None, None)]
+    assert [(spot.registration, spot.awaitable) for spot in spots] == [(None, None)]
 
 
 def test_it_is_woken_for_who_is_in_a_hurry(
@@ -1145,7 +1145,7 @@ def test_an_unwind_that_comes_while_the_thread_ends(
 
     def log_has_begun() -> bool:
         # It is being watched, and has done what it does for that.
-        spots = [wait for wait in _watch.watchman.waits if wait.step()[0] == 2]
+        spots = [wait for wait in _watch.watchman.waits if wait.current()[0] == 2]
         return bool(spots)
 
     monkeypatch.setattr(_watch, "_LOOKS", 0.001)

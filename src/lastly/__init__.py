@@ -38,6 +38,7 @@ __all__ = [
     "register",
     "request_shutdown",
     "run",
+    "together",
     "unregister",
     "wait_requested",
 ]
@@ -45,6 +46,7 @@ __all__ = [
 register: Final = _default.register
 unregister: Final = _default.unregister
 defer: Final = _default.defer
+together: Final = _default.together
 enter_context: Final = _default.enter_context
 enter_async_context: Final = _default.enter_async_context
 pending: Final = _default.pending

@@ -14,24 +14,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
     from threading import Thread
-    from typing import Any
+    from typing import Any, Protocol
+
+    class Event(Protocol):
+        def set(self) -> object: ...
+        async def wait(self) -> object: ...
+
+
+_modules = sys.modules
 
 
 def current_home() -> Any:
     """Return the asyncio loop that runs in this thread, or the trio run's token, or None."""
     # A loop can only run where somebody has loaded its library; and where another thread
-    # has loaded half of it so far, none can run in this one. A task of trio's may be the guest
-    # of an asyncio loop.
-    lowlevel: Any = sys.modules.get("trio.lowlevel")
+    # has loaded half of it so far, none can run in this one.
+    if "trio.lowlevel" not in _modules:
+        return _running_loop()
+    # A task of trio's may be the guest of an asyncio loop.
+    lowlevel: Any = _modules["trio.lowlevel"]
     in_task = getattr(lowlevel, "in_trio_task", None)
     if in_task is not None and in_task():
         return lowlevel.current_trio_token()
-    running = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
-    loop = None if running is None else running()
-    if loop is not None:
+    if (loop := _running_loop()) is not None:
         return loop
     in_run = getattr(lowlevel, "in_trio_run", None)
     return lowlevel.current_trio_token() if in_run is not None and in_run() else None
+
+
+def _look_for_running_loop() -> Any:
+    global _running_loop  # noqa: PLW0603 - once found, it need not be looked for again
+    running = getattr(_modules.get("asyncio.events"), "_get_running_loop", None)
+    if running is None:
+        return None
+    _running_loop = running
+    return running()
+
+
+_running_loop: Callable[[], Any] = _look_for_running_loop
 
 
 def is_trio(home: Any) -> bool:
@@ -108,11 +127,16 @@ def thread_of(home: Any) -> int:
     return getattr(home, "_thread_id", None) or 0
 
 
+def new_event() -> Event:
+    """Return an event of the loop that runs here; anyio's would take anyio to load."""
+    library: Any = sys.modules["trio" if is_trio(current_home()) else "asyncio"]
+    event: Event = library.Event()
+    return event
+
+
 async def wait(future: Future[None]) -> None:
     """Wait for a future that any thread may resolve, on the loop that is running."""
-    import anyio  # lazy: only who arrives during an unwind comes here
-
-    event = anyio.Event()
+    event = new_event()
     home = current_home()
 
     def resolved(_: Future[None]) -> None:

@@ -33,6 +33,8 @@ _MOST_STATUS = 255
 _ERRORS = ("last", "group", "log")
 _FUNCTIONS = (FunctionType, MethodType)
 _CO_GENERATORS = 0x20 | 0x200  # inspect's CO_GENERATOR and CO_ASYNC_GENERATOR
+# Generators, and functions such as @contextmanager makes, with *args and **kwargs.
+_MAY_DO_NOTHING = _CO_GENERATORS | 0x04 | 0x08
 _DECORATE = (ContextDecorator.__call__, AsyncContextDecorator.__call__)
 # What @contextmanager and @asynccontextmanager put in a function's place.
 _MAKE_CONTEXT_MANAGERS = (
@@ -43,6 +45,8 @@ _MAKE_CONTEXT_MANAGERS = (
 
 def check_callback(verb: str, func: Any) -> None:
     """Refuse what cannot be called, and what does nothing when it is."""
+    if type(func) is FunctionType and not func.__code__.co_flags & _MAY_DO_NOTHING:
+        return
     if isinstance(func, _FUNCTIONS):
         if (advice := _why_it_does_nothing(func)) is not None:
             raise TypeError(f"{verb}() was given {func.__qualname__}, {advice}")

@@ -5,7 +5,6 @@ May import _outcome only.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 
 from ._outcome import describe
@@ -13,13 +12,19 @@ from ._outcome import describe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sized
+    from logging import Logger
     from typing import NoReturn
 
     from ._outcome import Outcome
 
-logger = logging.getLogger("lastly")
-
 _MACHINERY = (__package__, "asyncio", "concurrent.futures")
+
+
+def logger() -> Logger:
+    """Return the logger of all that lastly has to say."""
+    import logging  # lazy: it takes as long as all else of lastly. Loaded when it is hooked in
+
+    return logging.getLogger("lastly")
 
 
 def reraise(exception: BaseException) -> NoReturn:
@@ -58,14 +63,14 @@ def log(outcome: Outcome, exception: BaseException) -> None:
         exception.with_traceback(begin or exception.__traceback__)
         if isinstance(exception, SystemExit):
             # atexit's rule: it was asked for, and is no error to print.
-            logger.info("%s: %s", told, describe(exception))
+            logger().info("%s: %s", told, describe(exception))
         else:
-            logger.error("%s", told, exc_info=exception)
+            logger().error("%s", told, exc_info=exception)
 
 
 def warn(message: str, *args: object) -> None:
     with suppress(Exception):  # see log
-        logger.warning(message, *args)
+        logger().warning(message, *args)
 
 
 def count(things: Sized, noun: str) -> str:

@@ -36,21 +36,14 @@ class Guard:
         self.is_spent = False  # cancelled by a limit, and held
         self.home = current_home()
         self.task = current_task()
-        self._is_trio = is_trio(self.task)
+        self.is_trio = is_trio(self.task)
         self._cancelled: type[BaseException]
-        if self._is_trio:
+        if self.is_trio:
             self._cancelled = sys.modules["trio"].Cancelled
         else:
             self._cancelled = sys.modules["asyncio"].CancelledError
             # A request that was made and has not arrived yet will arrive in a callback.
             self._requests: int = self.task.cancelling() - getattr(self.task, "_must_cancel", False)
-
-    def needs_shield(self, *, limited: bool) -> bool:
-        """Tell whether one has to go up, or in the place of one that a limit has cancelled."""
-        if self.scope is not None:
-            return self.is_spent and self.held == 0
-        # Native asyncio has no scopes: where nobody has loaded anyio, none can be open.
-        return limited or self._is_trio or "anyio" in sys.modules
 
     def shield(self) -> None:
         self.unshield()
@@ -103,7 +96,7 @@ class Guard:
                 return scope.__exit__(None, None, None)
             return scope.__exit__(type(error), error, error.__traceback__)
         finally:
-            if not self._is_trio:  # the scope takes back its own requests
+            if not self.is_trio:  # the scope takes back its own requests
                 self._requests = min(self._requests, self.task.cancelling())
 
     def is_cancellation(self, exception: BaseException) -> bool:
@@ -118,14 +111,14 @@ class Guard:
         """Tell whether it is a cancellation of this task, and not the callback's own."""
         if not self.is_cancellation(exception):
             return False
-        if self._is_trio:
+        if self.is_trio:
             return True  # trio.Cancelled cannot be made by hand
         before, self._requests = self._requests, self.task.cancelling()
         return self._requests > before
 
     def overlooked(self) -> BaseException | None:
         """Return a cancellation that was taken for that of a limit, with which it came."""
-        if self._is_trio:
+        if self.is_trio:
             return None  # it tells them apart
         before, self._requests = self._requests, self.task.cancelling()
         return self._cancelled() if self._requests > before and not self.is_spent else None
@@ -134,7 +127,7 @@ class Guard:
         """Tell whether an exit took a cancellation for its own; on trio each exit may."""
         if not self.is_cancellation(cancellation):
             return False
-        if self._is_trio:
+        if self.is_trio:
             return True
         before, self._requests = self._requests, min(self._requests, self.task.cancelling())
         return self._requests < before
@@ -149,7 +142,7 @@ class Guard:
         That is so if no other thread can be running the loop, and this one is not.
         """
         elsewhere = thread is not current_thread() and thread.is_alive()
-        if self._is_trio or elsewhere:
+        if self.is_trio or elsewhere:
             return False
         return current_home() is not self.home
 

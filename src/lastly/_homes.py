@@ -50,7 +50,7 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
     if spot.limit is not None:
         spot.limit.elsewhere = True
     hand_over = _is_elsewhere(home)
-    return run_sync(_call_there, registration, leaving, spot, spot.current, hand_over)
+    return run_sync(_call_there, registration, leaving, spot, spot.step, hand_over)
 
 
 def call_from_outside(
@@ -72,7 +72,7 @@ def call_from_outside(
         if spot.limit is not None:
             spot.limit.elsewhere = True
         prepare(home)
-        return _call_there(registration, leaving, spot, spot.current, hand_over)
+        return _call_there(registration, leaving, spot, spot.step, hand_over)
     return _call_here(registration, leaving)
 
 
@@ -179,7 +179,7 @@ def _run_on_asyncio(
 
 def _gives_up(spot: Spot, step: Step | None) -> bool:
     """Tell whether the time of a call to another loop is up, and that loop has not seen to it."""
-    limit = None if step is None else step[3]
+    limit = None if step is None else step[1]
     if limit is None or spot.settings.clock.now() <= limit.start + limit.seconds + _LEEWAY:
         return False
     limit.where = thread_stack(spot.at[0])
@@ -211,7 +211,7 @@ def _result_of(future: Future[Any], home: Any, gives_up: Callable[[], bool]) -> 
 async def _invoke(
     registration: Registration, leaving: BaseException | None, spot: Spot, step: Step | None
 ) -> tuple[object, BaseException | None]:
-    if spot.current is not step:
+    if spot.step is not step:
         return None, None  # too late: the unwind has gone on without it
     # The exception travels as a value: SystemExit would stop the loop that runs this.
     try:

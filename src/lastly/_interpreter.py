@@ -70,6 +70,8 @@ def runs_before_threads() -> bool:
 
 def _install() -> None:
     _installed.append(None)
+    # It closes the log's handlers at exit: to be called after us, it has to be hooked in before.
+    import_module("logging")
     # One hook for all managers: atexit.unregister leaves a hole for each that is gone.
     atexit.register(unwind_at_exit)
     # asyncio loads it for to_thread, but it cannot be loaded once the interpreter has

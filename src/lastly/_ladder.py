@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from weakref import WeakSet
 
-from ._backends import call_soon, current_home
+from ._backends import call_soon, current_home, new_event
 from ._fork import in_child
 
 TYPE_CHECKING = False
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    import anyio
-
+    from ._backends import Event
     from ._outcome import Reason
 
 
@@ -40,7 +39,7 @@ class Request:
 class _Waiter:
     __slots__ = ("event", "home", "request")
 
-    def __init__(self, home: Any, event: anyio.Event) -> None:
+    def __init__(self, home: Any, event: Event) -> None:
         self.home = home
         self.event = event
         self.request: Request | None = None
@@ -104,9 +103,7 @@ class Ladder:
 
     async def wait(self) -> Reason:
         """Wait for a request, in the loop that is running."""
-        import anyio  # lazy: only who waits for a request comes here
-
-        waiter = _Waiter(current_home(), anyio.Event())
+        waiter = _Waiter(current_home(), new_event())
         for ladder in self:
             ladder._waiters[waiter] = None
         try:

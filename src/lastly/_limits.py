@@ -126,10 +126,11 @@ class Limit:
 class Budget:
     """What one unwind may take in all: its grace, or less if it runs inside of a callback.
 
-    `outer` is the spot of the unwind around it, whose callback it is or serves.
+    `outer` is the spot of the unwind around it, whose callback it is or serves; `is_part` is
+    whether that has a limit.
     """
 
-    __slots__ = ("_began", "_ladder", "_outer_end", "_settings")
+    __slots__ = ("_began", "_ladder", "_outer_end", "_settings", "is_part")
 
     def __init__(
         self, settings: Settings, ladder: Ladder, began: float, outer: Spot | None = None
@@ -140,8 +141,10 @@ class Budget:
         # A shield would hide from it that the callback around it is being cancelled (R18), so
         # it has to keep to the time of that one by itself.
         self._outer_end = inf
-        if outer is not None and outer.current is not None and outer.limit is not None:
+        self.is_part = False
+        if outer is not None and outer.limit is not None:
             self._outer_end = began + outer.limit.left(outer.settings.clock.now())
+            self.is_part = self._outer_end < inf
 
     def limit_for(self, registration: Registration, start: float) -> Limit | None:
         """Return how long a callback that starts now may take; None for as long as it likes.
@@ -151,13 +154,6 @@ class Budget:
         signal has come (R22). The clock of the grace starts at a first signal (R25).
         """
         settings, options, outer_end = self._settings, registration._options, self._outer_end
-        if (
-            options is None
-            and settings.timeout is settings.grace is None
-            and outer_end == inf
-            and not signals.heeded
-        ):
-            return None
         if signals.forced:
             return Limit(0.0, start, forced=True, by_signal=True)
         own = None if options is None else options.timeout

@@ -13,7 +13,7 @@ from functools import partial
 from threading import current_thread
 from types import MethodType
 
-from . import _homes, _interpreter, _loops
+from . import _homes, _interpreter, _loops, _together
 from ._aside import aside
 from ._backends import cancel_status, current_home, wait
 from ._checks import (
@@ -28,7 +28,8 @@ from ._errors import logger, reraise, warn
 from ._guard import Guard
 from ._ladder import Ladder, signals
 from ._outcome import Reason, Status
-from ._registration import Exit, Registration, looks_async, qualified_name
+from ._place import run_place
+from ._registration import Exit, Options, Registration, looks_async, qualified_name
 from ._runners import HomeRunner
 from ._settings import Settings
 from ._stack import Stack
@@ -37,13 +38,12 @@ from ._watch import watchman
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import FrameType, TracebackType
     from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
     from ._outcome import Report
-    from ._registration import Options
     from ._settings import Errors
     from ._unwind import Pop
 
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     Ts = TypeVarTuple("Ts")
 else:
     overload = staticmethod  # what it decorates is discarded, and typing stays unloaded
+
+_PENDING = Status.PENDING
+_getframe = sys._getframe
 
 _NOTHING: Any = object()  # None is a thing that people pass, by mistake or to say "none"
 
@@ -107,6 +110,7 @@ class ShutdownManager:
         self._stack = Stack()
         self._tied: dict[object, Callable[[], object]] = {}  # and how to untie
         self._last_report: Report | None = None
+        self._blocks: dict[_together.Block, None] = {}  # that are open
         self._ladder = Ladder(around=signals)
         # Holds the unwind in progress. dict.setdefault is atomic (see Stack): no lock.
         self._current: dict[None, Unwind] = {}
@@ -138,7 +142,12 @@ class ShutdownManager:
         pool closed
         """
         check_callback("register", func)
-        self._push(func, args, kwargs or None, frame=_caller())
+        options = Options(kwargs=kwargs) if kwargs else None
+        try:
+            frame = _getframe(1)
+        except ValueError:  # see _caller
+            frame = _getframe(0)
+        self._push(frame, func, args, None, options)
         return func
 
     def unregister(self, func: Callable[..., object], /) -> None:
@@ -234,12 +243,12 @@ class ShutdownManager:
         )
         if func is not _NOTHING:
             check_callback("defer", func)
-            return self._push(func, args, frame=_caller(), name=name, options=checked(func))
+            return self._push(_caller(), func, args, name=name, options=checked(func))
         checked(None)  # where they were written
 
         def decorator(func: F) -> F:
             check_callback("defer", func)
-            self._push(func, (), frame=_caller(), name=name, options=checked(func))
+            self._push(_caller(), func, name=name, options=checked(func))
             return func
 
         return decorator
@@ -259,6 +268,7 @@ class ShutdownManager:
         >>> manager.close()
         """
         enter, exit_ = context_methods(cm, "enter_context", "__enter__", "__exit__")
+        self._refuse_together("enter_context")
         frame, name = _caller(), _name_of(cm)
         value: T = enter(cm)
         self._push_exit(MethodType(exit_, cm), name, frame)
@@ -282,12 +292,44 @@ class ShutdownManager:
         7
         """
         enter, exit_ = context_methods(acm, "enter_async_context", "__aenter__", "__aexit__")
+        self._refuse_together("enter_async_context")
         frame, name = _caller(), _name_of(acm)
         around = cancel_status()
         value: T = await enter(acm)
         holds_scope = cancel_status() is not around
         self._push_exit(MethodType(exit_, acm), name, frame, around if holds_scope else None)
         return value
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let what is registered inside the block share one place on the stack (R4).
+
+        When it is the turn of that place, its members run side by side: all are called, the
+        newest first, and what they return is awaited concurrently, each in a task of its own;
+        those with `thread=True` run in their threads meanwhile. The place is done when all of
+        them are, and one's failure does not cancel the others. Each keeps its own timeout, and
+        each has its own outcome in the report.
+
+        A block inside of another one adds to the place of that, and an empty one is nothing.
+        It holds for the code in the block and the tasks that it starts, while it is open.
+        Context managers cannot be entered in it: `enter_context` and `enter_async_context`
+        raise `RuntimeError`.
+
+        >>> import asyncio
+        >>> async def close(name):
+        ...     await asyncio.sleep(0)
+        ...     print(name, "closed")
+        >>> async def main():
+        ...     async with ShutdownManager() as manager:
+        ...         manager.defer(print, "all closed")
+        ...         with manager.together():
+        ...             manager.defer(close, "cache")
+        ...             manager.defer(close, "queue")
+        >>> asyncio.run(main())
+        queue closed
+        cache closed
+        all closed
+        """
+        return _together.opened(self, self._blocks)
 
     def pending(self) -> tuple[Registration, ...]:
         """Return the registrations that have yet to run, newest first.
@@ -297,6 +339,13 @@ class ShutdownManager:
         """
         return self._stack.newest_first()
 
+    def _refuse_together(self, verb: str) -> None:
+        if self._blocks and _together.open_block(self) is not None:
+            raise RuntimeError(
+                f"{verb}() was called inside of together(), but the exit of a context manager runs "
+                "alone, in the task that unwinds; write it before or after that block"
+            )
+
     def _push_exit(
         self, func: Callable[..., object], name: str, frame: FrameType, around: object = None
     ) -> None:
@@ -304,31 +353,26 @@ class ShutdownManager:
         guard = inside[-1].guard if inside else None
         shielding = guard if isinstance(guard, Guard) and guard.scope is not None else None
         exit_ = Exit(shielding, around=around)
-        self._push(func, (), frame=frame, name=name, exit_=exit_)
+        self._push(frame, func, name=name, options=Options(exit_=exit_))
 
     def _push(
         self,
-        func: Any,
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object] | None = None,
-        *,
         frame: FrameType,
+        func: Any,
+        args: tuple[object, ...] = (),
         name: str | None = None,
         options: Options | None = None,
-        exit_: Exit | None = None,
     ) -> Registration:
-        home = current_home()
-        registration = Registration(
-            func,
-            args,
-            kwargs,
-            name=name,
-            frame=frame,
-            home=home,
-            owner=self,
-            options=options,
-            exit_=exit_,
-        )
+        registration = Registration()
+        registration._func = func
+        registration._args = args
+        registration._code = frame.f_code
+        registration._lasti = frame.f_lasti
+        registration._home = home = current_home()
+        registration._owner = self
+        registration._name = name
+        registration._options = options
+        registration._status = _PENDING
         if (
             options is not None
             and options.before_threads
@@ -340,16 +384,22 @@ class ShutdownManager:
                 registration.name,
                 registration.origin,
             )
+        if self._blocks and (block := _together.open_block(self)) is not None:
+            registration._options = options = options or Options()
+            options.block = block
+            block.members[registration] = None
         self._stack.push(registration)
         # After the push, so that whoever finds the stack empty and lets go meanwhile either
         # does so before this, or sees the registration and comes here himself.
-        self._hold_on(registration)
+        if home not in self._tied:
+            self._tie(home)
         return registration
 
-    def _hold_on(self, registration: Registration) -> None:
-        home: Any = registration._home
-        _interpreter.hold(self)
-        if home is not None and home not in self._tied:
+    def _tie(self, home: Any) -> None:
+        if None not in self._tied:
+            _interpreter.hold(self)
+            self._tied[None] = partial(_interpreter.forget, self)
+        if home not in self._tied:
             forget = partial(self._tied.pop, home, None)
             self._tied[home] = _loops.tie(home, self._tear_down, forget)
 
@@ -365,12 +415,12 @@ class ShutdownManager:
         # loops that it was tied to, nor keep them alive.
         if self._stack or self._current:
             return
-        _interpreter.forget(self)
         while self._tied:
             _, untie = self._tied.popitem()
             untie()
+        self._stack.forget_index()
         for registration in self.pending():  # another thread has registered meanwhile
-            self._hold_on(registration)
+            self._tie(registration._home)
 
     # -- settings ---------------------------------------------------------------------
 
@@ -401,8 +451,7 @@ class ShutdownManager:
             checked["slow_after"] = checked_seconds("slow_after", slow_after, zero=False)
         if errors is not _NOTHING:
             checked["errors"] = checked_errors(errors)
-        for setting, value in checked.items():
-            setattr(self._settings, setting, value)
+        self._settings.change(checked)
         watchman.heed(self._settings.slow_after)
 
     def last_report(self) -> Report | None:
@@ -489,7 +538,7 @@ class ShutdownManager:
         """
         why = Reason("request", checked_text("reason", reason))
         if self._ladder.ask(why, self._settings.clock.now()):
-            aside(partial(logger.info, "shutdown was requested: %s", why))
+            aside(partial(logger().info, "shutdown was requested: %s", why))
 
     async def wait_requested(self) -> Reason:
         """Wait until a shutdown is requested, by a signal or from code; return the reason.
@@ -533,6 +582,7 @@ class ShutdownManager:
         request = self._ladder.request
         if request is not None and reason.trigger != "close":
             reason = request.reason  # what has begun it all says more
+        what["run_place"] = partial(run_place, self._stack.discard)
         return Unwind(reason, self._settings, pending, outer=outer, ladder=self._ladder, **what)
 
     def _close(self, unwind: Unwind, pop: Pop | None = None) -> bool | None:
@@ -572,7 +622,7 @@ class ShutdownManager:
         current = self._current.get(None)
         return (
             current is not None
-            and current.calling is loop
+            and current.calls(loop)
             and current.thread is not current_thread()
             and current not in _inside.get()
         )
@@ -647,6 +697,7 @@ class ShutdownManager:
             if not self._stack:
                 return None
             current = self._current.setdefault(None, unwind)
+            self._stack.forget_index()
         if current is not unwind and current in _inside.get():
             return None
         return current
@@ -654,20 +705,19 @@ class ShutdownManager:
     def _end(self, unwind: Unwind) -> None:
         try:
             report = unwind.close_books()
-            if report.outcomes:
+            if unwind.ran.entries:
                 self._last_report = report
-            if unwind.postponed is not None:
-                self._stack.push(unwind.postponed)
+            for postponed in reversed(unwind.postponed):
+                self._stack.push(postponed)
         finally:
             if self._current.get(None) is unwind:
                 del self._current[None]
             if unwind.complete and unwind.whole:
                 self._ladder.reset()
-            unwind.calling = None
             self._let_go_if_empty()
             unwind.done.set_result(None)
         path = os.environ.get("LASTLY_REPORT")
-        if path and report.outcomes:
+        if path and unwind.ran.entries:
             from ._record import record  # lazy: it loads json and more, and is rarely asked for
 
             record(report, path)

@@ -9,12 +9,19 @@ from enum import StrEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import CodeType
-    from typing import Any
+    from typing import Any, Protocol
 
-    # Code, and the instruction in it: where to look for a line, if anybody asks. A frame
-    # would keep its variables alive, and its f_lineno walks the code's whole line table.
-    Place = tuple[CodeType, int]
+    class Registration(Protocol):
+        """One that has run, and ended `ok`."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def _place(self) -> Place: ...
+
+    Place = tuple[CodeType, int]  # and the instruction in it
 
 
 class Status(StrEnum):
@@ -148,6 +155,32 @@ class Outcome:
         }
 
 
+class Ran:
+    """Note what has run, at as little cost as can be: most reports are never read.
+
+    `entries` holds registrations, of those that ended `ok`, and the outcomes of all others;
+    `ends` tells for each when the next one could begin. Iterating makes outcomes of all.
+    """
+
+    __slots__ = ("began", "ends", "entries")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.entries: list[Outcome | Registration] = []
+        self.ends: list[float] = []
+
+    def __iter__(self) -> Iterator[Outcome]:
+        start = self.began
+        for entry, end in zip(self.entries, self.ends, strict=True):
+            if isinstance(entry, Outcome):
+                yield entry
+            else:
+                yield Outcome(
+                    entry.name, entry._place, Status.OK, start - self.began, end - start
+                )
+            start = end
+
+
 class Report:
     """Hold what happened in one unwind: its reason, its duration in seconds, and its outcomes.
 
@@ -159,12 +192,19 @@ class Report:
     True
     """
 
-    __slots__ = ("duration", "outcomes", "reason")
+    __slots__ = ("_outcomes", "duration", "reason")
 
-    def __init__(self, reason: Reason, outcomes: tuple[Outcome, ...], duration: float) -> None:
+    def __init__(self, reason: Reason, outcomes: Iterable[Outcome], duration: float) -> None:
         self.reason: Reason = reason
-        self.outcomes: tuple[Outcome, ...] = outcomes
+        self._outcomes: Iterable[Outcome] = outcomes
         self.duration: float = duration
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """What happened to each callback, in the order in which they ran."""
+        made = tuple(self._outcomes)
+        self._outcomes = made
+        return made
 
     @property
     def failures(self) -> tuple[Outcome, ...]:

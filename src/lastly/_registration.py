@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, FunctionType, GeneratorType
+from weakref import ref
 
 from ._outcome import Status, origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import FrameType
+    from types import CodeType
     from typing import Any, Protocol
 
     from ._outcome import Place
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
         """Whose stack a registration is on."""
 
         def _discard(self, registration: Registration, /) -> bool: ...
+
+    class Block(Protocol):
+        """Who shares a place, as long as they are on the stack."""
+
+        members: dict[Registration, None]
+
+        def take(self, discard: Callable[[Registration], bool], /) -> list[Registration]: ...
 
     class Guard(Protocol):
         """What shields an unwind, and how many context managers are open inside of it."""
@@ -34,26 +42,48 @@ if TYPE_CHECKING:
         def scope(self) -> object | None: ...
 
 
+_NO_KWARGS: Mapping[str, object] = {}
+
+# An Enum's members are looked up through its metaclass, which takes as long as a call.
+_CANCELLED = Status.CANCELLED
+
 CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
 
 
 class Options:
-    """Hold what few registrations have: a time limit in seconds, and how and when to run."""
+    """Hold what few registrations have: a time limit in seconds, how and when to run, kwargs.
 
-    __slots__ = ("before_threads", "on_timeout", "thread", "timeout")
+    `exit` is given if the callback is the exit of a context manager, and `block` if it shares
+    its place on the stack.
+    """
+
+    __slots__ = (
+        "before_threads",
+        "block",
+        "exit",
+        "kwargs",
+        "on_timeout",
+        "thread",
+        "timeout",
+    )
 
     def __init__(
         self,
-        timeout: float | None,
-        on_timeout: Callable[..., object] | None,
+        timeout: float | None = None,
+        on_timeout: Callable[..., object] | None = None,
         *,
-        thread: bool,
+        thread: bool = False,
         before_threads: bool = False,
+        exit_: Exit | None = None,
+        kwargs: Mapping[str, object] = _NO_KWARGS,
     ) -> None:
         self.timeout: float | None = timeout
         self.on_timeout: Callable[..., object] | None = on_timeout
         self.thread: bool = thread
         self.before_threads: bool = before_threads
+        self.exit: Exit | None = exit_
+        self.kwargs: Mapping[str, object] = kwargs
+        self.block: Block | None = None
 
 
 class Exit:
@@ -92,40 +122,28 @@ class Registration:
 
     __slots__ = (
         "_args",
-        "_exit",
+        "_code",
         "_func",
         "_home",
-        "_kwargs",
+        "_lasti",
         "_name",
         "_options",
         "_owner",
-        "_place",
         "_status",
     )
 
-    def __init__(
-        self,
-        func: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object] | None,
-        *,
-        name: str | None,
-        frame: FrameType,
-        home: object | None,
-        owner: Owner,
-        options: Options | None = None,
-        exit_: Exit | None = None,
-    ) -> None:
-        self._func = func
-        self._args = args
-        self._kwargs = kwargs
-        self._name = name
-        self._place: Place = (frame.f_code, frame.f_lasti)
-        self._home = home
-        self._owner = owner
-        self._options = options
-        self._exit = exit_
-        self._status = Status.PENDING
+    # No __init__, whose call would cost more than all that it would do: see _push.
+    _func: Callable[..., object]
+    _args: tuple[object, ...]
+    # Where to look for a line, if anybody asks. The frame would keep its variables alive, and
+    # its f_lineno walks the code's whole line table.
+    _code: CodeType
+    _lasti: int
+    _home: object | None
+    _owner: Owner | None  # until it has run
+    _name: str | None
+    _options: Options | None
+    _status: Status
 
     @property
     def name(self) -> str:
@@ -139,8 +157,13 @@ class Registration:
 
     @property
     def home(self) -> object | None:
-        """The event loop that was running when it was made; None for the interpreter."""
-        return self._home
+        """The event loop that was running when it was made; None for the interpreter.
+
+        It is not kept alive by a registration that has run, and is then None, too, once it is
+        gone.
+        """
+        home: Any = self._home
+        return home() if isinstance(home, ref) else home
 
     @property
     def status(self) -> Status:
@@ -153,36 +176,59 @@ class Registration:
         False means that it runs, has run, or was taken off before by `unregister`.
         May be called from any thread, as often as one likes.
         """
-        if self._owner._discard(self):
+        owner = self._owner
+        if owner is not None and owner._discard(self):
             if isinstance(self._func, _Postponed):
                 dispose(self._func.awaitable)
-            finish(self, Status.CANCELLED)
-        return self._status is Status.CANCELLED
+            finish(self, _CANCELLED)
+        return self._status is _CANCELLED
 
     def __repr__(self) -> str:
-        home = "the interpreter" if self._home is None else object.__repr__(self._home)
+        home = "the interpreter"
+        if self._home is not None:
+            home = "an event loop that is gone" if self.home is None else object.__repr__(self.home)
         return f"<Registration {self.name} ({self.origin}), home {home}, {self._status}>"
+
+    @property
+    def _place(self) -> Place:
+        return self._code, self._lasti
+
+    @property
+    def _exit(self) -> Exit | None:
+        """What it is marked with if it is the exit of a context manager."""
+        return None if self._options is None else self._options.exit
 
 
 def call(registration: Registration, leaving: BaseException | None) -> Any:
     """Call the callback; a context manager's exit is told the exception that is leaving."""
-    if registration._exit is not None:
-        if leaving is None:
-            return registration._func(None, None, None)
-        return registration._func(type(leaving), leaving, leaving.__traceback__)
-    if registration._kwargs is None:
+    options = registration._options
+    if options is None:
         return registration._func(*registration._args)
-    return registration._func(*registration._args, **registration._kwargs)
+    if options.exit is None:
+        return registration._func(*registration._args, **options.kwargs)
+    if leaving is None:
+        return registration._func(None, None, None)
+    return registration._func(type(leaving), leaving, leaving.__traceback__)
 
 
 def finish(registration: Registration, status: Status) -> None:
-    """Record how it ended and let go of the callback, which may own much."""
-    registration._name = registration.name
+    """Record how it ended and let go of the callback, which may own much, and of its home."""
+    if registration._name is None:
+        registration._name = qualified_name(registration._func)
     registration._status = status
-    registration._func = _already_run
+    registration._func = already_run
     registration._args = ()
-    registration._kwargs = None
-    registration._options = None
+    registration._options = registration._owner = None
+    if registration._home is not None:
+        registration._home = weakly(registration._home)
+
+
+def weakly(home: object) -> object:
+    """Return a weak reference, or the object itself where it takes none."""
+    try:
+        return ref(home)
+    except TypeError:
+        return home
 
 
 def replace(registration: Registration, func: Callable[..., object]) -> None:
@@ -190,7 +236,6 @@ def replace(registration: Registration, func: Callable[..., object]) -> None:
     registration._name = registration.name
     registration._func = func
     registration._args = ()
-    registration._kwargs = None
 
 
 def postpone(registration: Registration, awaitable: object) -> None:
@@ -199,7 +244,6 @@ def postpone(registration: Registration, awaitable: object) -> None:
     registration._name = registration.name
     registration._func = _Postponed(registration._func, awaitable)
     registration._args = ()
-    registration._kwargs = None
 
 
 class _Postponed:
@@ -219,7 +263,7 @@ class _Postponed:
         return hash(self._func)
 
 
-def _already_run() -> None:
+def already_run() -> None:
     raise AssertionError("a registration runs once")  # pragma: no cover - R3 forbids it
 
 
@@ -257,6 +301,8 @@ def looks_async(func: Any) -> bool:
 
 def qualified_name(func: Any) -> str:
     """Return the best name that a callable has, looking through `functools.partial`."""
+    if type(func) is FunctionType:
+        return func.__qualname__  # which cannot fail
     while isinstance(func, partial):
         func = func.func
     try:

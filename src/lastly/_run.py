@@ -103,6 +103,19 @@ def _started(main: Any, args: tuple[Any, ...]) -> Any:
     )
 
 
+def _run_on(
+    backend: str, root: Callable[[], Coroutine[Any, Any, Any]], options: Mapping[str, Any] | None
+) -> Any:
+    if backend == "asyncio" and not options:
+        # What anyio would do, too. It takes longer to load than a small program to run.
+        import asyncio  # lazy: `import lastly` does not pay for it
+
+        return asyncio.run(root())
+    import anyio  # lazy: see above
+
+    return anyio.run(root, backend=backend, backend_options=dict(options or {}))
+
+
 class _Run:
     """One run: what has been asked of it, and what came of it."""
 
@@ -125,19 +138,13 @@ class _Run:
         grace: float | None,
         signals: tuple[int, ...],
     ) -> Any:
-        import anyio  # lazy: `import lastly` does not pay for it
-
         settings = default._settings
         grace_before = settings.grace
         if grace is not None:
             settings.grace = grace
         try:
             self._listen(signals)
-            result = anyio.run(
-                self._root,
-                backend=backend,
-                backend_options=None if backend_options is None else dict(backend_options),
-            )
+            result = _run_on(backend, self._root, backend_options)
         except SystemExit as exc:
             if not exc.code and self._hides_failures():
                 exc.code = 1  # R12: it is not replaced. R26: nor is it a success

@@ -97,7 +97,7 @@ class Handlers:
         ladder.ask(Reason("signal", name), perf_counter(), signum)
         exception = self._leave(rung, signum, frame)
         if rung == 1:
-            aside(partial(logger.info, "%s: shutting down", name))
+            aside(partial(logger().info, "%s: shutting down", name))
         else:
             where = () if exception is None else stack_of(frame)
             aside(partial(self._force, name, where))
@@ -121,7 +121,7 @@ class Handlers:
         exception = self._leave(2, 0, frame)
         if exception is not None:
             where = stack_of(frame)
-            aside(partial(logger.warning, "half of the grace is over: main is left%s", at(where)))
+            aside(partial(logger().warning, "half of the grace is over: main is left%s", at(where)))
             raise exception
 
     def _step_aside(self) -> None:
@@ -143,7 +143,7 @@ class Handlers:
                 unwind.force()
             self._forced()
         # At last, for a log handler may hang.
-        logger.warning("%s, the second signal: forcing the shutdown\n%s", name, "\n".join(told))
+        logger().warning("%s, the second signal: forcing the shutdown\n%s", name, "\n".join(told))
 
 
 def _name(signum: int) -> str:

@@ -16,7 +16,7 @@ from ._where import await_chain, thread_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sized
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._registration import Registration
     from ._settings import Settings
 
-    Step = tuple[int, Registration, float, Limit | None]
+    Step = tuple[Registration, Limit | None]
 
 _ANSWERS = 0.1  # seconds in which a loop that is not blocked answers
 
@@ -34,34 +34,35 @@ class Spot(Wait):
 
     Who unwinds writes it, at the price of a few assignments. `at` is the thread's ident,
     the event loop and the task; `awaitable` is what they wait for, or None in a sync call.
+    `has_run` and `pending` are those before the current one, and those to come. `step` is
+    given where the current one has a limit, or is called elsewhere.
     """
 
-    __slots__ = ("_pending", "at", "awaitable", "current")
+    __slots__ = ("_has_run", "at", "awaitable", "pending", "registration", "start", "step")
 
-    def __init__(self, settings: Settings, pending: Callable[[], int], ident: int) -> None:
+    def __init__(
+        self, settings: Settings, has_run: Sized, pending: Callable[[], int], ident: int
+    ) -> None:
         super().__init__(settings)
-        self._pending = pending
+        self._has_run = has_run
+        self.pending = pending
         self.at: tuple[int, Any, Any] = (ident, None, None)
         self.awaitable: object = None
-        self.current: Step | None = None  # one object, so that it is read as a whole
-
-    @property
-    def registration(self) -> Registration:
-        assert self.current is not None
-        return self.current[1]
+        self.registration: Any = None  # a Registration, in what runs while there is one
+        self.start = 0.0
+        self.step: Step | None = None
 
     @property
     def limit(self) -> Limit | None:
-        assert self.current is not None
-        return self.current[3]
+        return None if self.step is None else self.step[1]
 
     def end(self) -> None:
         super().end()
-        self.current = self.awaitable = None  # whoever keeps the unwind keeps no callback alive
+        # Whoever keeps the unwind keeps no callback alive.
+        self.registration = self.awaitable = self.step = None
 
-    def step(self) -> tuple[int, float]:
-        current = self.current
-        return (0, 0.0) if current is None else (current[0], current[2])
+    def current(self) -> tuple[int, float]:
+        return (0 if self.registration is None else len(self._has_run) + 1), self.start
 
     def here(self) -> AbstractContextManager[None]:
         """Note that the thread and task that call this run the callback."""
@@ -88,11 +89,13 @@ class Spot(Wait):
             self.limit.start += now() - began
 
     def tell(self, elapsed: float) -> str | None:
-        current = self.current
-        if current is None:
+        registration, step = self.registration, self.step
+        if registration is None:
             return None
-        number, registration, _, limit = current
-        total = number + self._pending()
+        # Read while it may go on: one from before belongs to another.
+        limit = step[1] if step is not None and step[0] is registration else None
+        number = len(self._has_run) + 1
+        total = number + self.pending()
         text = (
             f"still waiting for {registration.name} ({registration.origin}), "
             f"{number} of {total}, for {elapsed:.1f} s"

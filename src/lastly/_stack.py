@@ -1,9 +1,11 @@
 """The stack: push, take the newest, take one out, find by function.
 
-Thread-safe without a lock: see Stack. May import _registration only.
+Thread-safe without a lock: see Stack. May import _index and _registration.
 """
 
 from __future__ import annotations
+
+from ._index import Index, is_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +14,11 @@ if TYPE_CHECKING:
     from ._registration import Registration
 
     Wanted = Callable[[Registration], bool]
+    Pop = Callable[[], tuple[Registration, None]]  # or it raises KeyError: none is left
+
+
+# Up to so many, to walk them takes about as long as atexit takes, and an index costs more.
+_LARGE = 1 << 14
 
 
 class Stack:
@@ -24,11 +31,13 @@ class Stack:
     find taken by the very thread that it interrupts.
     """
 
-    __slots__ = ("_last_push", "_registrations")
+    __slots__ = ("_index", "_registrations", "pop")
 
     def __init__(self) -> None:
         self._registrations: dict[Registration, None] = {}
-        self._last_push = object()
+        self._index: Index | None = None
+        # The dict's own: an unwind takes each registration with it.
+        self.pop: Pop = self._registrations.popitem
 
     def __len__(self) -> int:
         return len(self._registrations)
@@ -38,16 +47,10 @@ class Stack:
 
     def push(self, registration: Registration) -> None:
         self._registrations[registration] = None
-        # Afterwards: who sees that it is another one, sees the registration. Not a number, for
-        # += is not atomic, nor is next(count()) in each free-threaded build.
-        self._last_push = object()
-
-    def pop(self) -> Registration | None:
-        """Take the newest registration."""
-        try:
-            return self._registrations.popitem()[0]
-        except KeyError:
-            return None
+        if self._index is not None:
+            self._index.add((registration,))
+        elif len(self._registrations) == _LARGE:
+            self._make_index()
 
     def discard(self, registration: Registration) -> bool:
         """Take this registration out; return whether it was there."""
@@ -55,6 +58,8 @@ class Stack:
             del self._registrations[registration]
         except KeyError:
             return False
+        if (index := self._index) is not None:
+            index.remove(registration)
         return True
 
     def newest_first(self) -> tuple[Registration, ...]:
@@ -65,30 +70,53 @@ class Stack:
 
         `==` may run the user's code, hence a copy is walked, and nothing is held.
         """
+        if self._index is None and len(self._registrations) > _LARGE:
+            self._make_index()
+        index = self._index
+        if index is not None and is_plain(func):
+            return tuple(r for r in index.find(func) if r in self._registrations)
         return tuple(r for r in list(self._registrations) if r._func is func or r._func == func)
+
+    def _make_index(self) -> None:
+        # It can be seen before it is filled: what is pushed meanwhile is then added by whoever
+        # pushes it, or is on the stack already when that is read here.
+        index = self._index = Index()
+        index.add(list(self._registrations))
+
+    def forget_index(self) -> None:
+        """Let go of the index, and with it of the callbacks: an unwind does not maintain it."""
+        self._index = None
 
     def count(self, wanted: Wanted) -> int:
         """Return how many registrations are there of those that are wanted."""
         return sum(map(wanted, list(self._registrations)))
 
-    def popper(self, wanted: Wanted) -> Callable[[], Registration | None]:
+    def popper(self, wanted: Wanted) -> Pop:
         """Return a function that takes the newest registration of those that are wanted.
 
         It walks a list of its own, made anew only when something was pushed: to search
         from the top for each one would be quadratic.
         """
+        seen: dict[Registration, None] = {}
         mine: list[Registration] = []
-        seen: object = None
 
-        def pop() -> Registration | None:
+        def pop() -> tuple[Registration, None]:
             nonlocal mine, seen
-            if seen is not self._last_push:
-                seen = self._last_push
-                mine = list(filter(wanted, list(self._registrations)))
+            # What was pushed since is newer than all that has been seen.
+            while (newest := self._newest()) is not None and newest not in seen:
+                seen = dict.fromkeys(list(self._registrations))
+                mine = list(filter(wanted, seen))
             while mine:
                 registration = mine.pop()
                 if self.discard(registration):
-                    return registration
-            return None
+                    return registration, None
+            raise KeyError
 
         return pop
+
+    def _newest(self) -> Registration | None:
+        while True:
+            try:
+                return next(reversed(self._registrations), None)
+            except RuntimeError:  # another thread has changed it in this very moment
+                pass

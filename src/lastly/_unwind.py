@@ -1,24 +1,37 @@
 """The one loop that runs registrations newest first, for sync and async alike.
 
-A generator pops, calls and keeps the books; it yields what needs awaiting and is thrown
-what that raised. May import what is below it; it is told what to pop and call.
+A coroutine pops, calls and keeps the books. A task awaits it; where no loop runs, it is told
+how to wait, and is never suspended. May import what is below it; it is told what to pop and call.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import sys
+from contextlib import suppress
 from threading import current_thread, get_ident
+from types import CoroutineType, FunctionType
 
 from ._errors import add_note, chain, count, listed, log, warn
 from ._fork import in_child
+from ._ladder import signals
 from ._limits import Budget, Limit, bounded, cleanup_timeout
-from ._outcome import Outcome, Report, Status, describe
-from ._registration import dispose, finish, is_awaitable, postpone, replace
+from ._outcome import Outcome, Ran, Report, Status, describe
+from ._registration import (
+    already_run,
+    dispose,
+    finish,
+    is_awaitable,
+    postpone,
+    qualified_name,
+    replace,
+    weakly,
+)
 from ._spot import Spot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine, Sequence
+    from concurrent.futures import Future
     from typing import Any, Protocol
 
     from ._ladder import Ladder
@@ -26,20 +39,32 @@ if TYPE_CHECKING:
     from ._registration import Registration
     from ._settings import Settings
 
-    Pop = Callable[[], Registration | None]
+    Pop = Callable[[], tuple[Registration, None]]
     Call = Callable[[Registration, BaseException | None, Spot], Any]
-    Ending = Generator[tuple[Registration, Any], Any, tuple[Status, BaseException | None]]
-    Steps = Generator[tuple[Registration, Any], Any, None]
+    Ending = tuple[Status, BaseException | None]
+    RunPlace = Callable[["Unwind", Registration, Call], Coroutine[Any, Any, None]]
+    Run = Callable[[Any, object | None, Spot], object]
 
     class Guard(Protocol):
-        """What the generator needs from the task that unwinds."""
+        """What an unwind needs from the task that it is in, to await shielded there."""
 
+        @property
+        def home(self) -> Any: ...
         @property
         def scope(self) -> object | None: ...
         @property
         def held(self) -> int: ...
         @property
         def is_spent(self) -> bool: ...
+        @property
+        def is_trio(self) -> bool: ...
+        @property
+        def task(self) -> Any: ...
+        def is_here(self) -> bool: ...
+        def shield(self) -> None: ...
+        def unshield(self) -> None: ...
+        def leave(self, error: BaseException | None, /) -> BaseException | None: ...
+        def without_its_own(self, error: BaseException | None, /) -> BaseException | None: ...
         def make_way(self, shield: object | None, /) -> None: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
         def interrupted(self, exception: BaseException, /) -> bool: ...
@@ -51,30 +76,24 @@ if TYPE_CHECKING:
 
         def step_out(self) -> None: ...
 
-    class TaskGuard(Guard, Protocol):
-        """What the async driver needs besides."""
 
-        @property
-        def home(self) -> Any: ...
-        @property
-        def task(self) -> Any: ...
-        def needs_shield(self, *, limited: bool) -> bool: ...
-        def shield(self) -> None: ...
-        def unshield(self) -> None: ...
-        def without_its_own(self, error: BaseException | None, /) -> BaseException | None: ...
-        def leave(self, error: BaseException | None, /) -> BaseException | None: ...
-        def is_here(self) -> bool: ...
-
+_RUNNING, _OK = Status.RUNNING, Status.OK
 
 # The unwinds that are going on, in the order in which they were called for.
 in_progress: dict[Unwind, None] = {}
+
+
+def new_future() -> Future[None]:
+    from concurrent.futures import Future  # lazy: it loads logging
+
+    return Future()
 
 
 def _keep_ones_own() -> None:
     for unwind in list(in_progress):
         if unwind.thread is current_thread():
             unwind.spot.begin()  # the watch has started anew
-            unwind.done = Future()  # a thread of the parent's may have held its lock
+            unwind.done = new_future()  # a thread of the parent's may have held its lock
         else:
             del in_progress[unwind]
 
@@ -83,7 +102,7 @@ in_child(_keep_ones_own)
 
 
 class CannotAwaitError(RuntimeError):
-    """Tell the generator that its driver cannot await what it was given."""
+    """Tell an unwind that what it has to await cannot be waited for here."""
 
     def __init__(self, awaitable: object) -> None:
         super().__init__("close() cannot await what it returned inside a running event loop")
@@ -93,9 +112,9 @@ class CannotAwaitError(RuntimeError):
 class _NoGuard:
     """Stand in where no task unwinds: there is no scope around it and no cancellation."""
 
-    scope = None
+    home = task = scope = None
     held = 0
-    is_spent = False
+    is_spent = is_trio = False
 
     def make_way(self, _: object | None, /) -> None: ...
     def is_cancellation(self, _: BaseException, /) -> bool:
@@ -104,6 +123,11 @@ class _NoGuard:
     interrupted = consumed = is_cancellation
 
     def overlooked(self) -> None: ...
+    def is_here(self) -> bool:
+        return True
+
+
+_NO_GUARD: Any = _NoGuard()  # it does not have what only a task is asked for
 
 
 class Unwind:
@@ -118,6 +142,7 @@ class Unwind:
     counts, in the whole process, whose failures came out nowhere: R26 asks for it.
     """
 
+    runs_places = True
     unseen = 0  # += may lose one of two at once, but not that there was one
 
     def __init__(
@@ -131,6 +156,7 @@ class Unwind:
         outer: Unwind | None = None,
         ladder: Ladder,
         exiting: bool = False,
+        run_place: RunPlace | None = None,
     ) -> None:
         self.reason = reason
         self.whole = whole
@@ -138,76 +164,190 @@ class Unwind:
         self.exiting = exiting
         self.outside: BaseException | None = None
         self.main: Main | None = None
-        self.guard: Guard = _NoGuard()
+        self.guard: Guard = _NO_GUARD
         self.error: BaseException | None = None
         self.report: Report | None = None
-        self.postponed: Registration | None = None
+        self.postponed: list[Registration] = []
         self.complete = False
         self.thread = current_thread()
-        self.calling: object | None = None  # the home of the callback that runs
-        self.done: Future[None] = Future()
-        self.spot = Spot(settings, pending, get_ident())
-        self._settings = settings
-        self._ladder = ladder
+        self.done = new_future()
+        self.ran = Ran(settings.clock.now())
+        self.spot = Spot(settings, self.ran.entries, pending, get_ident())
+        self.settings = settings
+        self.ladder = ladder
         self._outer = outer
         self._stopping = False
         self._instead: BaseException | None = None  # what an exit made of `leaving`
-        self._outcomes: list[Outcome] = []
+        self.run_place: Any = run_place
         self._failures: list[Outcome] = []
         self._interrupted = False
-        self._began = settings.clock.now()
-        self._budget: Budget
+        self.budget: Budget | None = None
+        self.run: Run | None = None
+        self.members: Sequence[Unwind] = ()  # of the place that is being run
 
-    def steps(self, pop: Pop, call: Call) -> Steps:
-        """Run registrations until `pop` has no more, whatever they raise (R2, R9)."""
-        guard, spot, settings = self.guard, self.spot, self._settings
-        now, place = settings.clock.now, spot.at
-        self._began = now()
-        outer, self._outer = self._outer, None
-        around = None if outer is None else outer.spot
-        self._budget = Budget(settings, self._ladder, self._began, around)
-        while (registration := pop()) is not None:
-            registration._status = Status.RUNNING
-            self.calling = registration._home
-            told = self._instead if self.leaving is None else self.leaving
-            start = now()
-            limit = self._limit_for(registration, start)
-            # Here, and not where a callback was that nobody waits for any more.
-            spot.at, spot.awaitable = place, None
-            spot.current = (len(self._outcomes) + 1, registration, start, limit)
-            result = exception = None
+    async def steps(self, pop: Pop, call: Call, run: Run | None = None) -> None:
+        """Run registrations until `pop` has no more, whatever they raise (R2, R9).
+
+        In the current task; or with `run`, which waits where no loop runs: then nothing in here
+        is ever suspended. What is simple passes through without calling anything of ours.
+        """
+        guard, spot, settings, ran = self.guard, self.spot, self.settings, self.ran
+        now, place, here = settings.clock.now, spot.at, guard.home
+        entries, ends, weak_here, modules = ran.entries, ran.ends, weakly(here), sys.modules
+        start, self.run = now(), run
+        if self.budget is None:
+            ran.began = start
+            around = None if self._outer is None else self._outer.spot
+            self.budget = Budget(settings, self.ladder, start, around)
+        self._outer, budget = None, self.budget
+        while not self._stopping:
             try:
-                if registration._exit is not None:
-                    guard.make_way(registration._exit.shield)
-                result = call(registration, told, spot)
-                if result is not None and is_awaitable(result):
+                registration, _ = pop()
+            except KeyError:
+                break
+            registration._status = _RUNNING
+            options, home = registration._options, registration._home
+            told: BaseException | None = None
+            exception: BaseException | None = None
+            result: Any = None
+            simple = (
+                options is None
+                and (home is None or home is here)
+                and not (settings.limits or signals.heeded or guard.is_spent or budget.is_part)
+            )
+            if options is not None and options.block is not None and self.runs_places:
+                await self.run_place(self, registration, call)
+                start = now()
+                continue
+            spot.registration, spot.start, spot.awaitable = registration, start, None
+            if not simple:
+                spot.step = (registration, self._limit_for(registration, start))
+            try:
+                if simple:
+                    result = registration._func(*registration._args)
+                else:
+                    if registration._exit is not None:
+                        told = self._instead if self.leaving is None else self.leaving
+                        guard.make_way(registration._exit.shield)
+                    result = call(registration, told, spot)
+                if simple and type(result) is CoroutineType and run is None:
                     spot.awaitable = result
-                    result = yield registration, result
+                    if guard.scope is None and (guard.is_trio or "anyio" in modules):
+                        guard.shield()
+                    await result
+                elif result is not None and is_awaitable(result):
+                    result = await self.result_of(result)
             except CannotAwaitError as exc:
                 postpone(registration, exc.awaitable)
-                self.postponed = registration
+                self.postponed = [registration]
                 return
             except BaseException as exc:
                 exception = exc
-            status = Status.FAILED
-            if exception is not None and (self._stopping or guard.interrupted(exception)):
-                status = Status.INTERRUPTED
-            elif limit is not None:
-                status, exception = yield from self._after_limit(limit, exception, call)
-            if registration._exit is not None:
-                registration._exit.ended()
-                exception = self._after_exit(told, result, exception)
-            self._record(registration, start, exception, status)
-            if self._stopping:
-                return
-        self.complete = True
+            if simple and exception is None:
+                # What finish() does, without its calls.
+                func = registration._func
+                if registration._name is None:
+                    plain = type(func) is FunctionType
+                    registration._name = func.__qualname__ if plain else qualified_name(func)
+                registration._status = _OK
+                registration._func = already_run
+                registration._args = ()
+                registration._owner = None
+                if home is not None:
+                    registration._home = weak_here
+                entries.append(registration)
+            else:
+                await self._settle(told, result, exception, call)
+                # The place of the next, not where a callback was that nobody waits for any more.
+                spot.at, spot.step = place, None
+                exception = None  # its traceback holds this frame: make no cycle
+            start = now()
+            ends.append(start)
+        self.complete = not self._stopping
+
+    async def result_of(self, awaitable: Any) -> Any:
+        """Await it under the limit of its callback, and shielded unless it is an exit (R8)."""
+        spot, guard = self.spot, self.guard
+        spot.awaitable = awaitable
+        registration, limit = spot.registration, spot.limit
+        if self.run is not None:
+            return self.run(awaitable, registration.home, spot)
+        shields, result, error = registration._exit is None, None, None
+        try:
+            if shields:
+                self.shield(limited=limit is not None)
+            if limit is None or limit.elsewhere:
+                return await awaitable
+            result = await bounded(spot, awaitable, guard.scope if shields else None)
+        except BaseException as exc:
+            if limit is None:
+                raise
+            error = exc
+        try:
+            if limit.expired:
+                error = guard.leave(error) if shields else guard.without_its_own(error)
+            if error is not None:
+                raise error
+        finally:
+            error = None  # see steps
+        return result
+
+    def shield(self, *, limited: bool) -> None:
+        """Put up a shield if there is to be one, also in the place of one that is spent."""
+        guard = self.guard
+        # Native asyncio has no scopes: where nobody has loaded anyio, none can be open.
+        if (guard.scope is None or (guard.is_spent and not guard.held)) and (
+            limited or guard.is_trio or "anyio" in sys.modules
+        ):
+            with self.spot.excused():
+                guard.shield()
+
+    async def _settle(
+        self, told: BaseException | None, result: object, exception: BaseException | None, call: Call
+    ) -> None:
+        """See to what is not simple: failures, limits, and exits of context managers."""
+        spot, status = self.spot, Status.FAILED
+        registration, start, limit = spot.registration, spot.start, spot.limit
+        if exception is not None and not self.guard.is_here():
+            # This coroutine is being closed from outside of its task, and may not await again.
+            # What has not run stays on the stack.
+            self._stopping = True
+        if exception is not None and (self._stopping or self.guard.interrupted(exception)):
+            status = Status.INTERRUPTED
+        elif limit is not None:
+            status, exception = await self._after_limit(limit, exception, call)
+        if registration._exit is not None:
+            registration._exit.ended()
+            exception = self._after_exit(told, result, exception)
+        self._record(registration, start, exception, status)
+
+    def absorb(self, members: Sequence[Unwind], error: BaseException | None) -> None:
+        """Enter in the books what came of the members of a place, and what came of waiting."""
+        failures: list[Outcome] = []
+        for member in members:
+            for outcome in member.ran:
+                self.ran.entries.append(outcome)
+                self.ran.ends.append(outcome.start + outcome.duration + self.ran.began)
+            failures += member._failures
+            self._interrupted = self._interrupted or member._interrupted
+            self.postponed += member.postponed
+            if member.leaving is not None:
+                self._let_go_on(member.leaving)
+        # The final one is that which came last.
+        self._failures += sorted(failures, key=lambda outcome: outcome.start + outcome.duration)
+        if error is not None:
+            self._let_go_on(error)
+            self._stopping = self._stopping or not self.guard.is_here()
+        self._stopping = self._stopping or bool(self.postponed)
+        self.members = ()
 
     def _limit_for(self, registration: Registration, start: float) -> Limit | None:
         exit_, guard = registration._exit, self.guard
+        assert self.budget is not None
         if guard.is_spent and (guard.held if exit_ is None else exit_.shield is guard.scope):
             # It has to run inside of a shield that the limit of another callback has cancelled.
             return Limit(0.0, start, shared=True, forced=True)
-        return self._budget.limit_for(registration, start)
+        return self.budget.limit_for(registration, start)
 
     def tell_exits(self, exception: BaseException) -> None:
         """Tell exits of an exception that they are to see, though it leaves no scope."""
@@ -215,23 +355,32 @@ class Unwind:
 
     def force(self) -> None:
         """Cut short the callback that runs, from any thread; who forces, forces the rest too."""
-        current = self.spot.current
-        if current is not None and current[3] is not None:
-            current[3].force(self._settings.clock.now())
+        limit = self.spot.limit
+        if limit is not None:
+            limit.force(self.settings.clock.now())
+        for member in self.members:
+            member.force()
 
-    def stop(self) -> None:
-        """Make the generator stop at the exception that it is thrown next."""
-        self._stopping = True
+    def calls(self, home: object) -> bool:
+        """Tell whether the callback that runs is at home there."""
+        registration = self.spot.registration
+        return (registration is not None and registration._home is home) or any(
+            member.calls(home) for member in self.members
+        )
 
-    def _after_limit(self, limit: Limit, exception: BaseException | None, call: Call) -> Ending:
+    async def _after_limit(
+        self, limit: Limit, exception: BaseException | None, call: Call
+    ) -> Ending:
         """Tell how a callback that has a limit ended (R20, R22)."""
         if limit.expired:
-            return (yield from self._past_limit(limit, exception, call))
+            return await self._past_limit(limit, exception, call)
         if exception is None and limit.is_idle():
             _explain(self.spot.registration)
         return Status.FAILED, exception
 
-    def _past_limit(self, limit: Limit, exception: BaseException | None, call: Call) -> Ending:
+    async def _past_limit(
+        self, limit: Limit, exception: BaseException | None, call: Call
+    ) -> Ending:
         """Run `on_timeout` in the place of what was cut short, and tell how that ended."""
         registration = self.spot.registration
         options = registration._options
@@ -246,7 +395,7 @@ class Unwind:
             status, error = Status.FAILED, exception
         failed = None
         if options is not None and options.on_timeout is not None:
-            failed = yield from self._in_its_place(options.on_timeout, call)
+            failed = await self._in_its_place(options.on_timeout, call)
             if failed is not None and error is not exception:
                 error.args = (f"{error}\non_timeout then failed: {describe(failed)}",)
         for raised in (exception, failed):
@@ -256,21 +405,20 @@ class Unwind:
                 chain(error, raised)
         return (Status.ABANDONED if limit.abandoned else status), error
 
-    def _in_its_place(
+    async def _in_its_place(
         self, on_timeout: Callable[..., object], call: Call
-    ) -> Generator[tuple[Registration, Any], Any, BaseException | None]:
+    ) -> BaseException | None:
         spot, registration = self.spot, self.spot.registration
+        assert self.budget is not None
         replace(registration, on_timeout)
-        start = self._settings.clock.now()
-        limit = self._budget.limit_for(registration, start)
-        spot.awaitable = None
-        spot.current = (len(self._outcomes) + 1, registration, start, limit)
+        start = self.settings.clock.now()
+        limit = self.budget.limit_for(registration, start)
+        spot.start, spot.awaitable, spot.step = start, None, (registration, limit)
         failed = None
         try:
             result = call(registration, None, spot)
             if result is not None and is_awaitable(result):
-                spot.awaitable = result
-                yield registration, result
+                await self.result_of(result)
         except BaseException as exc:
             failed = exc
             if isinstance(exc, CannotAwaitError):
@@ -311,14 +459,12 @@ class Unwind:
 
     def close_books(self) -> Report:
         """Settle the report and which exception comes out, under the manager's `errors`."""
-        errors = self._settings.errors
-        self.report = Report(
-            self.reason, tuple(self._outcomes), self._settings.clock.now() - self._began
-        )
+        errors = self.settings.errors
+        self.report = Report(self.reason, self.ran, self.settings.clock.now() - self.ran.began)
         raised = [o.exception for o in self._failures if o.exception is not None]
         earlier = self._failures
-        if self.postponed is not None:
-            name, origin = self.postponed.name, self.postponed.origin
+        if self.postponed:
+            name, origin = self.postponed[0].name, self.postponed[0].origin
             self.error = RuntimeError(
                 f"callback {name} ({origin}) returned an awaitable, which close() cannot await "
                 "inside a running event loop; it and what is below it are still registered: "
@@ -370,11 +516,11 @@ class Unwind:
             registration.name,
             registration._place,
             status,
-            start - self._began,
-            self._settings.clock.now() - start,
+            start - self.ran.began,
+            self.settings.clock.now() - start,
             exception,
         )
-        self._outcomes.append(outcome)
+        self.ran.entries.append(outcome)
         if exception is None:
             return
         if status is Status.INTERRUPTED:
@@ -415,79 +561,23 @@ def _explain(registration: Registration) -> None:
         )
 
 
-async def drive(
-    unwind: Unwind,
-    pop: Pop,
-    call: Call,
-    guard: TaskGuard,
-) -> None:
+async def drive(unwind: Unwind, pop: Pop, call: Call, guard: Guard) -> None:
     """Run the unwind in the current task of the running loop."""
-    unwind.guard = guard
-    spot = unwind.spot
+    unwind.guard, spot = guard, unwind.spot
     spot.at = (get_ident(), guard.home, guard.task)
-    steps = unwind.steps(pop, call)
     try:
         spot.begin()
-        registration, awaitable = next(steps)
-        while True:
-            result, error = None, None
-            limit, shields = spot.limit, registration._exit is None
-            try:
-                if shields and guard.needs_shield(limited=limit is not None):
-                    with spot.excused():
-                        guard.shield()
-                if limit is None or limit.elsewhere:
-                    result = await awaitable
-                else:
-                    result = await bounded(spot, awaitable, guard.scope if shields else None)
-            except BaseException as exc:
-                error = exc
-                if not guard.is_here():
-                    # This coroutine is being closed from outside of its task, and may not
-                    # await again. What has not run stays on the stack.
-                    unwind.stop()
-            if limit is not None and limit.expired:
-                error = guard.leave(error) if shields else guard.without_its_own(error)
-            registration, awaitable = _resume(steps, result, error)
-    except StopIteration:
-        pass
+        await unwind.steps(pop, call)
     finally:
-        # Or its traceback, which holds this frame, makes a cycle, and keeps all of them.
-        error = result = awaitable = None
         guard.unshield()
         spot.end()
 
 
-def drive_sync(
-    unwind: Unwind,
-    pop: Pop,
-    call: Call,
-    run: Callable[[Any, object | None, Spot], object],
-) -> None:
+def drive_sync(unwind: Unwind, pop: Pop, call: Call, run: Run) -> None:
     """Run the unwind with no loop running; `run` runs an awaitable on a loop of its home."""
-    spot = unwind.spot
-    steps = unwind.steps(pop, call)
     try:
-        spot.begin()
-        registration, awaitable = next(steps)
-        while True:
-            result, error = None, None
-            try:
-                result = run(awaitable, registration.home, spot)
-            except BaseException as exc:
-                error = exc
-            registration, awaitable = _resume(steps, result, error)
-    except StopIteration:
-        pass
+        unwind.spot.begin()
+        with suppress(StopIteration):
+            unwind.steps(pop, call, run).send(None)
     finally:
-        error = result = awaitable = None  # see drive
-        spot.end()
-
-
-def _resume(steps: Steps, result: object, error: BaseException | None) -> tuple[Registration, Any]:
-    # Never inside the `except` block that caught the error: what the next callbacks
-    # raise would take it for their context.
-    try:
-        return steps.send(result) if error is None else steps.throw(error)
-    finally:
-        del error
+        unwind.spot.end()

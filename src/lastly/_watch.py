@@ -39,7 +39,7 @@ class Wait(ABC):
         self._speaking = allocate_lock()
 
     @abstractmethod
-    def step(self) -> tuple[int, float]:
+    def current(self) -> tuple[int, float]:
         """Return the number of the current step, and when it began."""
 
     @abstractmethod
@@ -47,11 +47,11 @@ class Wait(ABC):
         """Return what to log about it, unless it is over."""
 
     def tell_now(self) -> str | None:
-        return self.tell(self.settings.clock.now() - self.step()[1])
+        return self.tell(self.settings.clock.now() - self.current()[1])
 
     def look(self) -> float:
         """Log a line if one is due, and return the seconds until the next."""
-        step = self.step()
+        step = self.current()
         if step != self._step:
             self._step, self._told = step, 0
         number, since = step
@@ -75,8 +75,8 @@ class Wait(ABC):
         text = self.tell(elapsed)
         with self._speaking:
             # To look has taken a while, and it may have gone on.
-            if text is not None and self in watchman.waits and self.step() == step:
-                logger.warning("%s", text)
+            if text is not None and self in watchman.waits and self.current() == step:
+                logger().warning("%s", text)
 
     def begin(self) -> None:
         watchman.watch(self)
@@ -98,7 +98,7 @@ class OneWait(Wait):
         super().__init__(settings)
         self._began = settings.clock.now()
 
-    def step(self) -> tuple[int, float]:
+    def current(self) -> tuple[int, float]:
         return 1, self._began
 
 

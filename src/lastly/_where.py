@@ -7,7 +7,6 @@ looked up when there is something to ask them.
 from __future__ import annotations
 
 import gc
-import linecache
 import sys
 from contextlib import suppress
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
@@ -216,6 +215,8 @@ def _line(entry: Entry) -> str:
     task, frame = entry
     code, number, source = frame.f_code, frame.f_lineno, ""
     with suppress(Exception):  # it may ask a loader of other people's
+        import linecache  # lazy: it loads `re` and `tokenize`, and is rarely asked for
+
         source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
     where = f"{code.co_filename}:{number} in {code.co_qualname}"
     return (f"task {task!r}: " if task else "") + where + (f": {source}" if source else "")
