@@ -64,7 +64,7 @@ def demo(python: Path, args: list[str]) -> None:
 
 
 def bench(python: Path, args: list[str]) -> None:
-    run(python, "tests/bench.py", *args)
+    run(python, "-m", "bench", *args, PYTHONPATH="tests")
 
 
 def docs(python: Path, args: list[str]) -> None:
