@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -235,25 +238,78 @@ def test_a_path_that_is_no_text(
     assert len(os.listdir(target)) + len(warnings(caplog)) == 1
 
 
-def test_a_failure_while_it_is_written_leaves_nothing(
-    manager: lastly.ShutdownManager, target: Path, caplog, monkeypatch
+@contextlib.contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """Let no file grow beyond this size, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("old", ["old\n", None])
+@pytest.mark.parametrize("size", [0, 40])
+def test_a_disk_that_is_full(
+    manager: lastly.ShutdownManager, target: Path, caplog, suffix: str, old: str | None, size: int
 ) -> None:
-    """R31: a disk that is full in the middle of it leaves the old file, and nothing else."""
-    path = target / "report.json"
-    path.write_text("old")
-    write = Path.write_bytes
-
-    def full(self: Path, data: bytes) -> int:
-        write(self, data[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    """R31: where only a part of it fits, the file is as it was, and nothing else is left."""
+    path = target / f"report.{suffix}"
+    if old is not None:
+        path.write_text(old)
+    manager.defer(int, name="x" * 100)
+    with full_after(size + len(old or "")):
+        close(manager, path)
+    assert manager.last_report().ok
+    assert len(warnings(caplog)) == 1
+    if old is None and suffix != "jsonl":
+        assert os.listdir(target) == []
+    else:
+        assert os.listdir(target) == [path.name]
+        assert path.read_text() == (old or "")
     manager.defer(int)
     close(manager, path)
-    (warning,) = warnings(caplog)
-    assert "No space left on device" in warning
-    assert path.read_text() == "old"
-    assert os.listdir(target) == ["report.json"]
+    if suffix == "jsonl":
+        assert json.loads(path.read_text().splitlines()[-1])["ok"]
+
+
+def test_half_a_line_with_a_whole_one_after_it(
+    manager: lastly.ShutdownManager, target: Path, caplog, monkeypatch
+) -> None:
+    """R31: what another process has appended meanwhile stays."""
+    path = target / "report.jsonl"
+    write = os.write
+
+    def half(file: int, data: bytes) -> int:
+        written = write(file, data[:10])
+        with path.open("a") as other:
+            other.write("another's")
+        return written
+
+    monkeypatch.setattr(os, "write", half)
+    manager.defer(int)
+    close(manager, path)
+    monkeypatch.undo()
+    assert len(warnings(caplog)) == 1
+    assert path.read_text().endswith("another's")
+
+
+def test_a_pipe_that_takes_only_half_of_it(
+    manager: lastly.ShutdownManager, target: Path, caplog
+) -> None:
+    """R31: nobody waits for the reader of a pipe; that it is too slow is one warning."""
+    path = target / "pipe.jsonl"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        manager.defer(int, name="x" * 2_000_000)
+        close(manager, path)
+        (warning,) = warnings(caplog)
+        assert "no room for all of it" in warning
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("error", [OSError, ZeroDivisionError])

@@ -52,7 +52,7 @@ def test_there_are_no_import_cycles() -> None:
         ("_errors", {"_outcome"}),
         ("_registration", {"_outcome"}),
         ("_threads", {"_backends", "_errors", "_outcome", "_registration"}),
-        ("_checks", {"_registration"}),
+        ("_checks", {"_outcome", "_registration"}),
         ("_index", {"_registration"}),
         ("_stack", {"_index", "_registration"}),
         ("_watch", {"_errors", "_fork", "_where"}),

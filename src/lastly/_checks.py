@@ -1,6 +1,6 @@
 """What may be given, and the errors that say what was given and what to write instead (R32).
 
-May import _registration only.
+May import _outcome and _registration.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import inf
 from types import CodeType, FunctionType, MethodType
 
+from ._outcome import plain
 from ._registration import (
     CO_ITERABLE_COROUTINE,
     Options,
@@ -117,7 +118,7 @@ def _name(given: object) -> str:
 
 def checked_text(what: str, text: object) -> str | None:
     if text is None or isinstance(text, str):
-        return text
+        return None if text is None else plain(text)
     raise TypeError(f"a {what} is a string, but {text!r} was given; write {what}={str(text)!r}")
 
 

@@ -233,7 +233,7 @@ class ShutdownManager:
         >>> handle.cancel()
         True
         """
-        checked_text("name", name)
+        name = checked_text("name", name)
         checked = partial(
             checked_options,
             timeout=timeout,

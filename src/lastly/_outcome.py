@@ -269,11 +269,21 @@ def origin(place: Place) -> str:
     return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
 
 
+def kind_of(given: object) -> str:
+    """Return the name of an object's type, whatever its metaclass makes of that."""
+    return plain(type.__getattribute__(type(given), "__qualname__"))
+
+
+def plain(text: str) -> str:
+    """Return a text that runs no code of the user's when it is printed, as a subclass may."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def describe(exception: BaseException) -> str:
     """Return "Type: text" for an exception, also where its `__str__` raises."""
-    kind = type(exception).__qualname__
+    kind = kind_of(exception)
     try:
-        text = str(exception)
+        text = plain(str(exception))
     except Exception:
         text = "<its text cannot be shown>"
     return f"{kind}: {text}" if text else kind

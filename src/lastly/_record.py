@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import get_ident
 
 from ._errors import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._outcome import Report
+
+
+# What failed says so in words of its own, and nobody knows what is in them.
+_PRIVATE = 0o600
 
 
 def record(report: Report, path: str) -> None:
@@ -50,21 +54,48 @@ def _json(report: Report, indent: int | None) -> str:
 def _append(path: Path, text: str) -> None:
     # One write to a file opened for appending: lines of several processes do not mix. Not
     # blocking, or a pipe that nobody reads would hold up the exit.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-    file = os.open(path, flags, 0o666)
+    data = text.encode()
+    file = _open(path, os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
     try:
-        os.write(file, text.encode())
+        written = os.write(file, data)
+        if written < len(data):
+            _take_back(file, written)
+            raise OSError("there is no room for all of it")
     finally:
         os.close(file)
 
 
+def _take_back(file: int, written: int) -> None:
+    # Or the next line would go on where this half of one ends. If another process has written
+    # meanwhile, its line is worth more.
+    with suppress(OSError):  # a pipe keeps what it has
+        end = os.lseek(file, 0, os.SEEK_CUR)
+        if os.fstat(file).st_size == end:
+            os.ftruncate(file, end - written)
+
+
 def _replace(path: Path, text: str) -> None:
     # Readers see the old file or the new one, never half of it.
-    half = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}")
+    half = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    mode = _PRIVATE
+    if path.is_file() and not path.is_symlink():
+        mode = path.stat().st_mode & 0o777  # who shares the report may go on doing so
+    file = _open(half, os.O_EXCL, mode)
     try:
-        # Whoever keeps the report to himself may go on doing so.
-        half.touch(path.stat().st_mode & 0o777 if path.exists() else 0o666)
-        half.write_bytes(text.encode())
+        try:
+            rest = memoryview(text.encode())
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        finally:
+            os.close(file)
         half.replace(path)
-    finally:
+    except BaseException:
         half.unlink(missing_ok=True)
+        raise
+
+
+def _open(path: Path, flags: int, mode: int = _PRIVATE) -> int:
+    # Never through a symbolic link: in a directory that others may write to, it could be
+    # theirs, and lead to any file of this user's.
+    flags |= os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags, mode)

@@ -11,7 +11,7 @@ from functools import partial
 from types import CoroutineType, FunctionType, GeneratorType
 from weakref import ref
 
-from ._outcome import Status, origin
+from ._outcome import Status, kind_of, origin, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -309,4 +309,4 @@ def qualified_name(func: Any) -> str:
         name: object = func.__qualname__
     except Exception:  # it may run the user's code, and a name is not worth an unwind
         name = None
-    return name if isinstance(name, str) else type(func).__qualname__
+    return plain(name) if isinstance(name, str) else kind_of(func)

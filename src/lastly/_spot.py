@@ -68,16 +68,9 @@ class Spot(Wait):
         """Note that the thread and task that call this run the callback."""
         return self.moved(get_ident(), current_home(), current_task())
 
-    @contextmanager
-    def moved(self, ident: int, loop: Any, task: Any) -> Generator[None]:
+    def moved(self, ident: int, loop: Any, task: Any) -> AbstractContextManager[None]:
         """Note that this thread, loop and task run the callback, for as long as the block."""
-        before, awaitable = self.at, self.awaitable
-        here = self.at, self.awaitable = (ident, loop, task), None
-        try:
-            yield
-        finally:
-            if self.at is here[0]:  # else the unwind has gone on without it
-                self.at, self.awaitable = before, awaitable
+        return _Moved(self, (ident, loop, task))
 
     @contextmanager
     def excused(self) -> Generator[None]:
@@ -132,6 +125,26 @@ class Spot(Wait):
         if self.awaitable is None or loop is None:
             return thread_stack(ident)
         return look_from_outside(ident, loop, self.look_inside)
+
+
+class _Moved:
+    # Not @contextmanager, which sets the traceback of what leaves the block: a frozen exception
+    # refuses that, and would come out as another one (R11).
+    __slots__ = ("_before", "_here", "_spot")
+
+    def __init__(self, spot: Spot, here: tuple[int, Any, Any]) -> None:
+        self._spot = spot
+        self._here = here
+
+    def __enter__(self) -> None:
+        spot = self._spot
+        self._before = spot.at, spot.awaitable
+        spot.at, spot.awaitable = self._here, None
+
+    def __exit__(self, *exc: object) -> None:
+        spot = self._spot
+        if spot.at is self._here:  # else the unwind has gone on without it
+            spot.at, spot.awaitable = self._before
 
 
 def look_from_outside(
