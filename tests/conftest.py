@@ -11,7 +11,9 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ import trustme
 
 import lastly
 from lastly._clock import Clock
+from lastly.testing import Child, run_program
+
+pytest_plugins = ["lastly.testing", "pytester"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,77 +110,26 @@ def run_child(tmp_path: Path) -> Callable[..., Ended]:
     return run
 
 
-class Child:
-    """A program that runs in a child process, and is told and asked things meanwhile."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.said: list[str] = []
-        self.told = ""
-
-    def hears(self, line: str) -> None:
-        """Wait until the child has printed this line, which it has to flush."""
-        assert self.process.stdout is not None
-        while line not in self.said:
-            read = self.process.stdout.readline()
-            assert read, f"it ended before it said {line!r}: {self.said}\n{self.end().err}"
-            self.said.append(read.rstrip("\n"))
-
-    def logs(self, text: str) -> None:
-        """Wait until a line with this text is on its stderr."""
-        assert self.process.stderr is not None
-        while text not in self.told:
-            read = self.process.stderr.readline()
-            assert read, f"it ended before it logged {text!r}: {self.said}\n{self.told}"
-            self.told += read
-
-    def send(self, *signums: int) -> None:
-        for signum in signums:
-            self.process.send_signal(signum)
-
-    def end(self) -> Ended:
-        """Wait for its end; return its exit status, all its lines, and its stderr."""
-        # Not communicate(), which loses what readline has read ahead.
-        killer = threading.Timer(60, self.process.kill)
-        killer.start()
-        with self.process as process:
-            assert process.stdin and process.stdout and process.stderr
-            if not process.stdin.closed:
-                process.stdin.close()
-            out, err = process.stdout.read(), process.stderr.read()
-        killer.cancel()
-        return Ended(process.returncode, [*self.said, *out.splitlines()], self.told + err)
-
-
 @pytest.fixture
 def start_child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """Start a program, given as its source, and return it while it runs."""
-    children: list[subprocess.Popen[str]] = []
+    with ExitStack() as children:
+        numbers = count()
 
-    def start(source: str, *args: str, new_session: bool = False, **env: str) -> Child:
-        program = tmp_path / f"program{len(children)}.py"
-        program.write_text(traced(source))
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-W", "error::RuntimeWarning", str(program), *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **env},
-            start_new_session=new_session,
-        )
-        children.append(process)
-        return Child(process)
+        def start(source: str, *args: str, **env: str) -> Child:
+            program = tmp_path / f"program{next(numbers)}.py"
+            program.write_text(traced(source))
+            child = run_program("-W", "error::RuntimeWarning", program, *args, env=env)
+            return children.enter_context(child)
 
-    yield start
-    for process in children:
-        if process.returncode is None:
-            process.kill()
-            process.communicate()
+        yield start
 
 
 class FakeClock(Clock):
-    """Time that passes only when a test says so, for the managers that it is given to."""
+    """Time that passes only when a test says so, for the managers that it is given to.
+
+    Exact, where the kit's goes on by itself so that no test of a user's can hang for ever.
+    """
 
     def __init__(self) -> None:
         self.time = 0.0

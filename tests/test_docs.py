@@ -63,6 +63,7 @@ PROGRAMS = [
         id=f"{page.stem}-{n}",
     )
     for page in PAGES
+    if page.stem != "testing"  # whose blocks are files of one project: see below
     for found in [blocks(page)]
     for n, (language, code) in enumerate(found)
     if language == "python"
@@ -73,6 +74,16 @@ PROGRAMS = [
 def test_the_code_runs_and_prints_what_the_page_says(run_child, code: str, output: str) -> None:
     """Every Python block is a whole program; a text block after it is its exact output."""
     assert run_child(code).out == output.splitlines()
+
+
+def test_the_tests_on_the_page_about_tests_pass(pytester: pytest.Pytester) -> None:
+    """Each block of docs/testing.md begins with its file's name, and its tests are run."""
+    for language, code in blocks(ROOT / "docs/testing.md"):
+        name = re.match(r"# (\w+)\.py\n", code)
+        assert language == "python" and name
+        pytester.makepyfile(**{name[1]: code})
+    result = pytester.runpytest_subprocess("-q", "-W", "error", "-p", "no:asyncio")
+    result.assert_outcomes(passed=9)  # the async ones on two backends
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

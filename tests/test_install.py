@@ -70,33 +70,33 @@ BLOCKS = ["time.sleep", "queue.get", "select", "event", "accept", "input"]
 def test_a_sync_program_that_blocks(start_child, does: str) -> None:
     """R27: SIGTERM becomes a normal exit: its `finally`s run, all unwinds, 143, no traceback."""
     child = start_child(SYNC, does)
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "left SystemExit", "sync", "async", "atexit"]
-    assert (ended.err, ended.returncode) == ("", 143)
+    assert (ended.err, ended.status) == ("", 143)
 
 
 def test_ctrl_c_is_still_pythons(start_child) -> None:
     """R27: the handler that was there raises KeyboardInterrupt, and Python ends as it does."""
     child = start_child(SYNC, "time.sleep")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGINT)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "left KeyboardInterrupt", "sync", "async", "atexit"]
     # Python would die of it in the end, but forgets that when anything is compiled meanwhile.
-    assert ended.returncode in {-SIGINT, 1}
+    assert ended.status in {-SIGINT, 1}
 
 
 @pytest.mark.parametrize(("number", "status"), [(SIGHUP, 129), (SIGUSR1, 138)])
 def test_other_signals(start_child, number: signal.Signals, status: int) -> None:
     """R27: whichever are given, and those alone."""
     child = start_child(SYNC, "time.sleep", number.name)
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(number)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[1:] == ["left SystemExit", "sync", "async", "atexit"]
-    assert ended.returncode == status
+    assert ended.status == status
 
 
 ASYNC = """
@@ -147,20 +147,20 @@ print("after")
 def test_asyncio_run(start_child, runner: str, does: str) -> None:
     """R14, R27: main's `finally` awaits, the loop unwinds in its teardown, the rest at exit."""
     child = start_child(ASYNC, runner, does)
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "finally", "in loop", "module"]
-    assert (ended.err, ended.returncode) == ("", 143)
+    assert (ended.err, ended.status) == ("", 143)
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_asyncio_run_with_a_main_that_waits(start_child, number: signal.Signals) -> None:
     """R25, R27: it is woken, and returns by itself; nothing is raised."""
     child = start_child(ASYNC, "asyncio", "wait")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(number)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[1:] == [
         f"reason: signal: {number.name}",
         "finally",
@@ -168,28 +168,28 @@ def test_asyncio_run_with_a_main_that_waits(start_child, number: signal.Signals)
         "after",
         "module",
     ]
-    assert ended.returncode == 0
+    assert ended.status == 0
 
 
 def test_ctrl_c_under_asyncio_run(start_child) -> None:
     """R27: raised by the loop, so that asyncio cancels main, as it does by itself."""
     child = start_child(ASYNC, "asyncio", "before")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGINT)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "finally", "in loop", "module"]
-    assert ended.returncode in {-SIGINT, 1}
+    assert ended.status in {-SIGINT, 1}
 
 
 def test_the_second_signal_under_asyncio_run(start_child) -> None:
     """R25, R27: a main that never awaits is left where it is; the rest is forced."""
     child = start_child(ASYNC, "asyncio", "busy", PYTHONWARNINGS="ignore")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
     child.send(SIGINT)
-    ended = child.end()
+    ended = child.wait()
     assert "the second signal: forcing the shutdown\nmain is left, at " in ended.err
-    assert ended.returncode in {1, 143, -SIGINT}
+    assert ended.status in {1, 143, -SIGINT}
 
 
 UVICORN = """
@@ -228,11 +228,11 @@ Server(uvicorn.Config(app, port=0, log_level="warning")).run()
 def test_uvicorn(start_child, handlers: str, out: list[str], status: int) -> None:
     """R27: it kills its process with the signal in the end; with the handlers that is no death."""
     child = start_child(UVICORN, handlers)
-    child.hears("serving")
+    child.wait_for("serving")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["serving", "lifespan ended", *out]
-    assert ended.returncode == status
+    assert ended.status == status
 
 
 CLOSING = """
@@ -335,29 +335,29 @@ finally:
 def test_the_second_signal_ends_a_finally(start_child) -> None:
     """R25, R27: it is raised once more, told where it was, and the unwind is forced."""
     child = start_child(FINALLY, "2")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("closing down")
+    child.wait_for("closing down")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "closing down", "sync", "called"]
     assert "forcing the shutdown\n" in ended.err
     assert re.search(r"main is left, at .*program0\.py:\d+ in <module>", ended.err)
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 def test_the_third_signal_kills(start_child) -> None:
     """R25, R27: as under `run`."""
     child = start_child(FINALLY, "3")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("closing down")
+    child.wait_for("closing down")
     child.send(SIGTERM)
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-1] == "blocking"
-    assert ended.returncode == -SIGTERM
+    assert ended.status == -SIGTERM
 
 
 def test_the_wait_for_threads_is_broken_off(start_child) -> None:
@@ -376,11 +376,11 @@ def test_the_wait_for_threads_is_broken_off(start_child) -> None:
         threading._register_atexit(print, "waiting", flush=True)
         """
     )
-    child.hears("waiting")
+    child.wait_for("waiting")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["waiting", "unwound"]
-    assert ended.returncode == 0  # that of main, which had ended
+    assert ended.status == 0  # that of main, which had ended
 
 
 @pytest.mark.parametrize(
@@ -590,11 +590,11 @@ def test_a_trio_run_of_ones_own(start_child, does: str, where: str, status: set[
     """R27: its `finally`s run, and all unwinds at exit, though the status may be just 1."""
     child = start_child(TRIO, does, where)
     if does == "SIGTERM":
-        child.hears("ready")
+        child.wait_for("ready")
         child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-2:] == ["finally", "module"]
-    assert ended.returncode in status
+    assert ended.status in status
 
 
 def test_it_is_for_the_main_thread() -> None:

@@ -170,15 +170,15 @@ def test_the_first_signal_cancels_a_main_that_does_not_wait_for_it(
 ) -> None:
     """R25, R26: main's `finally` runs, then all unwinds; the status is 128 + the signal."""
     child = start_child(PROGRAM, backend, "finally", "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(number)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended) == [
         *["closing down", "closed down", "main is left", *ALL],
         f"signal: {number.name} {ALL_OK}",
     ]
     assert ended.err == f"INFO {number.name}: shutting down\n"
-    assert ended.returncode == status
+    assert ended.status == status
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -188,14 +188,14 @@ def test_the_first_signal_leaves_a_main_that_waits_for_it_to_return(
 ) -> None:
     """R25: who waits in wait_requested is woken, and main drains and returns by itself."""
     child = start_child(PROGRAM, backend, main, "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended) == [
         *["draining, signal: SIGTERM", "main is left", *ALL],
         f"signal: SIGTERM {ALL_OK}",
     ]
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 BEFORE_MAIN = """
@@ -252,13 +252,13 @@ def test_the_second_signal_is_told_when_there_is_nothing_to_force(run_child) -> 
 def test_a_signal_during_the_unwind_does_not_disturb_it(start_child) -> None:
     """R25: the first signal finds the unwind going on; the status tells of it all the same."""
     child = start_child(PROGRAM, "asyncio", "return", "block")
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
     child.process.stdin.write("a line\n")
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-3:-1] == ["read a line", "sync"]
     assert ended.out[-1].startswith("scope exit ['print ok', 'oldest ok', 'block ok',")
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 CUT = re.compile(
@@ -283,11 +283,11 @@ def test_the_second_signal_cuts_short_what_hangs_and_forces_the_rest(
 ) -> None:
     """R22, R25: it is logged where that waits; every callback is called; the status is 1."""
     child = start_child(PROGRAM, backend, "sleep", does)
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("hanging")
+    child.wait_for("hanging")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     inner = ["inner"] if "nested" in does else []
     assert said(ended)[:-1] == [
         "main is left",
@@ -305,66 +305,66 @@ def test_the_second_signal_cuts_short_what_hangs_and_forces_the_rest(
     assert cut[1] in {name, "ShutdownManager.aclose"}
     assert "sleep_forever" in ended.err.split("forcing the shutdown")[1].split("Traceback")[0]
     assert "was cancelled by a second signal, at " in ended.err
-    assert ended.returncode == 1
+    assert ended.status == 1
 
 
 def test_the_second_signal_while_a_callback_blocks_the_loop(start_child) -> None:
     """R22, R25: what is sync is not cut short, but told; what comes after it is forced."""
     child = start_child(PROGRAM, "asyncio", "sleep", "block")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
-    child.logs("still waiting for block")
-    assert ", 3 of 4, for " in child.told
-    assert "sys.stdin.readline()" in child.told
+    child.wait_for("still waiting for block")
     child.process.stdin.write("a line\n")
-    ended = child.end()
+    ended = child.wait()
+    assert ", 3 of 4, for " in ended.err
+    assert "sys.stdin.readline()" in ended.err
     assert ended.out[-3:-1] == ["read a line", "sync"]
     assert ended.out[-1].endswith("'block ok', 'print ok']")
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 def test_the_second_signal_abandons_a_callback_in_a_thread(start_child) -> None:
     """R20, R22: with thread=True a sync callback can be left where it is."""
     child = start_child(PROGRAM, "asyncio", "sleep", "hang in a thread")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-1].endswith("'main.<locals>.wait abandoned', 'print ok']")
-    assert ended.returncode == 1
+    assert ended.status == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_second_signal_cancels_a_main_that_still_drains(start_child, backend: str) -> None:
     """R25: main is cancelled, the unwind is forced, and it is logged where main was."""
     child = start_child(PROGRAM, backend, "drain for ever", "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("stuck")
+    child.wait_for("stuck")
     child.send(SIGINT)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended)[2:-1] == ["main is left", *ALL]
     assert "WARNING SIGINT, the second signal: forcing the shutdown\n" in ended.err
     assert re.search(
         r"(?s)still waiting for main to return, for \d.\d s, at .*sleep_forever", ended.err
     )
-    assert ended.returncode == 143  # that of the first; and nothing was lost
+    assert ended.status == 143  # that of the first; and nothing was lost
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
 def test_the_second_signal_cuts_mains_finally_short(start_child, backend: str) -> None:
     """R25: main is cancelled again (on trio it is in a cancelled scope already)."""
     child = start_child(PROGRAM, backend, "finally", "hang in main")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("closing down")
+    child.wait_for("closing down")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended)[:-1] == ["closing down", "main is left", *ALL]
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -372,15 +372,15 @@ def test_the_second_signal_cuts_mains_finally_short(start_child, backend: str) -
 def test_a_main_that_never_awaits(start_child, backend: str, main: str) -> None:
     """R25: the first signal is logged and waits for an await; the second interrupts main."""
     child = start_child(PROGRAM, backend, main, "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.logs("INFO SIGTERM: shutting down")
+    child.wait_for("INFO SIGTERM: shutting down")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended)[:-1] == ["main is left", *ALL]
     line = "while True:|pass" if main == "busy" else r"time\.sleep\(0\.01\)|while True"
     assert re.search(rf"forcing the shutdown\nmain is left, at .* in main: ({line})", ended.err)
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -390,29 +390,29 @@ def test_a_main_that_takes_more_than_half_of_the_grace(
 ) -> None:
     """R25: it is cancelled, or interrupted where it blocks its loop, by one signal alone."""
     child = start_child(PROGRAM, backend, main, "-", "grace=0.4")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[ended.out.index("main is left") :][:-1] == ["main is left", *ALL]
     assert ("half of the grace is over: main is left, at" in ended.err) == (
         main != "drain for ever"
     )
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_the_clock_of_the_grace_starts_at_the_first_signal(start_child, backend: str) -> None:
     """R21, R22, R25: what main has used up of it is not there for the unwind."""
     child = start_child(PROGRAM, backend, "wait", "hang", "grace=0.3")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended)[:-1] == [
         *["draining, signal: SIGTERM", "main is left"],
         *["newest", "oldest", "hanging", "hung up", "sync"],
     ]
     assert "of what was left of the grace of 0.3 s" in ended.err
-    assert ended.returncode == 1
+    assert ended.status == 1
 
 
 def test_a_main_that_blocks_another_thread(run_child) -> None:
@@ -480,14 +480,14 @@ def test_a_task_that_takes_more_than_half_of_the_grace(start_child, backend: str
         """,
         backend,
     )
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
-    child.hears("handled 2")
+    child.wait_for("handled 2")
     child.process.stdin.write("a line\n")
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["blocking", "handled 1", "handled 2", "unwound"]
     assert ended.err == ""
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 def test_a_second_signal_that_trio_must_not_see(run_child) -> None:
@@ -543,64 +543,64 @@ def test_the_first_signal_after_a_request(start_child) -> None:
             print(lastly.last_report().reason)
         """
     )
-    child.hears("request: deploy")
+    child.wait_for("request: deploy")
     child.send(SIGTERM)
     child.process.stdin.write("drained")
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["request: deploy", "drained", "unwound", "request: deploy"]
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 def test_main_is_watched_once_it_is_asked_to_return(start_child) -> None:
     """R23, R25: a main that does not come to its end is logged with where it is."""
     child = start_child(PROGRAM, "asyncio", "drain for ever", "-", "slow_after=0.05")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.logs("still waiting for main to return, for ")
+    child.wait_for("still waiting for main to return, for ")
     child.send(SIGTERM)
-    assert child.end().returncode == 143
+    assert child.wait().status == 143
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_unwind_of_another_manager_is_forced_too(start_child, backend: str) -> None:
     """R22: it does not matter which manager it is; one of main's own unwinds in its `finally`."""
     child = start_child(PROGRAM, backend, "inner", "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("hanging")
+    child.wait_for("hanging")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     assert said(ended)[:-1] == ["hanging", "hung up", "inner", "main is left", *ALL]
-    assert ended.returncode == 1
+    assert ended.status == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_task_group_on_the_stack(start_child, backend: str) -> None:
     """R8, R25: its children are cancelled when main was; its exit runs in main's task."""
     child = start_child(PROGRAM, backend, "group", "-")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    ended = child.end()
+    ended = child.wait()
     # On trio main and the child are cancelled at once.
     assert sorted(said(ended)[:2]) == ["child cancelled", "main is left"]
     assert said(ended)[2:-1] == ALL
     assert ended.err == "INFO SIGTERM: shutting down\n"
-    assert ended.returncode == 143
+    assert ended.status == 143
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
 def test_the_third_signal_kills(start_child, number: signal.Signals) -> None:
     """R25: at once, by that signal; also while a callback blocks the main thread."""
     child = start_child(PROGRAM, "asyncio", "sleep", "block")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM)
-    child.hears("blocking")
+    child.wait_for("blocking")
     child.send(SIGTERM)
-    child.logs("still waiting for block")
+    child.wait_for("still waiting for block")
     child.send(number)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-1] == "blocking"
-    assert ended.returncode == -number
+    assert ended.status == -number
 
 
 def test_the_third_signal_kills_what_never_comes_back_to_python(start_child) -> None:
@@ -622,9 +622,9 @@ def test_the_third_signal_kills_what_never_comes_back_to_python(start_child) -> 
         lastly.run(main)
         """
     )
-    child.hears("stuck")
+    child.wait_for("stuck")
     child.send(SIGTERM)
-    assert child.end().returncode == -SIGTERM
+    assert child.wait().status == -SIGTERM
 
 
 TOGETHER = """
@@ -661,14 +661,14 @@ def test_two_signals_within_a_millisecond(run_child) -> None:
 def test_two_signals_from_outside_within_a_millisecond(start_child) -> None:
     """R25: if the kernel makes one of them, that is the first; else the rest is forced."""
     child = start_child(TOGETHER, "from outside")
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(SIGTERM, SIGINT)
-    ended = child.end()
-    if "the second signal" in ended.err and ended.returncode == 1:
+    ended = child.wait()
+    if "the second signal" in ended.err and ended.status == 1:
         assert ended.out in (["ready"], ["ready", "second"])
     else:
         assert ended.out == ["ready", "second", "first"]
-        assert ended.returncode in {130, 143}
+        assert ended.status in {130, 143}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -758,14 +758,13 @@ def test_sigint_to_the_whole_process_group(start_child) -> None:
 
         lastly.run(main)
         """,
-        new_session=True,
     )
-    child.hears("ready")
+    child.wait_for("ready")
     os.killpg(child.process.pid, SIGINT)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out == ["ready", "other ended with -2"]
     assert ended.err == ""
-    assert ended.returncode == 130
+    assert ended.status == 130
 
 
 def test_the_second_signal_in_the_rest_of_the_loops_teardown(start_child) -> None:
@@ -784,11 +783,11 @@ def test_the_second_signal_in_the_rest_of_the_loops_teardown(start_child) -> Non
         lastly.run(main)
         """
     )
-    child.hears("unwound")
+    child.wait_for("unwound")
     child.send(SIGTERM, SIGINT)
-    child.logs("still waiting for the event loop to be torn down")
+    child.wait_for("still waiting for the event loop to be torn down")
     child.send(SIGTERM)
-    assert child.end().returncode == -SIGTERM
+    assert child.wait().status == -SIGTERM
 
 
 def test_what_the_second_signal_finds_done(run_child) -> None:

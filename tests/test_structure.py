@@ -107,7 +107,34 @@ def test_the_arrows_point_one_way(module: str, allowed: set[str]) -> None:
     assert GRAPH[module] <= allowed
 
 
-@pytest.mark.parametrize("path", [*PACKAGE.glob("*.py")], ids=lambda path: path.stem)
+def kit_imports(name: str) -> set[str]:
+    tree = ast.parse((PACKAGE / f"testing/{name}.py").read_text())
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("lastly")):
+            names = {alias.name for alias in node.names}
+            found |= names if node.module == "lastly" else {node.module.removeprefix("lastly.")}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("_asserts", {"_manager", "_outcome"}),
+        ("_faults", {"_checks", "_manager", "_registration", "_time"}),
+        ("_isolation", {"_interpreter", "_manager"}),
+        ("_plugin", {"_isolation", "_time"}),
+        ("_program", set()),
+        ("_time", {"_backends", "_clock", "_manager"}),
+    ],
+)
+def test_the_arrows_of_the_test_kit(module: str, allowed: set[str]) -> None:
+    """The kit stands on lastly; nothing of lastly's imports it, not even inside a function."""
+    assert kit_imports(module) == allowed
+    assert not any("testing" in found for found in GRAPH.values())
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.stem)
 def test_every_module_says_what_it_owns(path: Path) -> None:
     """Each module has a docstring of at most five lines."""
     assert 1 <= len(ast.get_docstring(ast.parse(path.read_text())).splitlines()) <= 5
@@ -131,7 +158,7 @@ def test_importing_lastly_loads_no_event_loop(run_child) -> None:
 
 def test_what_is_public() -> None:
     """`__all__` is sorted and complete: every public name, and no other."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    modules = {path.stem for path in PACKAGE.iterdir()}
     names = {name for name in vars(lastly) if not name.startswith("_")}
     assert names - modules - {"annotations", "TYPE_CHECKING"} == set(lastly.__all__)
     assert lastly.__all__ == sorted(lastly.__all__)

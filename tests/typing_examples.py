@@ -8,9 +8,11 @@ error in both: if the checker stops refusing, the check fails.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import assert_type
 
 import lastly
+import lastly.testing
 
 
 class Connection:
@@ -78,3 +80,16 @@ def returns_from_a_scope(manager: lastly.ShutdownManager) -> int:
     # The scope is not taken to swallow exceptions, or this would miss a return.
     with manager:
         return 1
+
+
+# The test kit.
+with lastly.testing.run_program("-m", Path("app.py"), env={"A": "b"}, timeout=5) as child:
+    child.send(2, 15)
+    assert_type(child.wait_for("ready"), str)
+    assert_type(child.wait().order, list[str])
+with lastly.testing.isolated() as isolated, lastly.testing.fake_clock(isolated) as clock:
+    assert_type(isolated, lastly.ShutdownManager)
+    clock.advance(3)
+    with lastly.testing.hang("close", after=True), lastly.testing.fail("open", OSError):
+        lastly.close()
+    assert_type(lastly.testing.assert_unwound("open", ("close", "timed_out")), lastly.Report)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Clock:
     """Count seconds, from whenever."""
 
-    now = staticmethod(perf_counter)
+    now: Callable[[], float] = staticmethod(perf_counter)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], object]:
         """Call back in the loop that runs here; return a function that takes it back."""
