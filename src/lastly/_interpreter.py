@@ -70,15 +70,9 @@ def runs_before_threads() -> bool:
 
 def _install() -> None:
     _installed.append(None)
-    # It closes the log's handlers at exit: to be called after us, it has to be hooked in before.
-    import_module("logging")
+    _load()
     # One hook for all managers: atexit.unregister leaves a hole for each that is gone.
     atexit.register(unwind_at_exit)
-    # asyncio loads it for to_thread, but it cannot be loaded once the interpreter has
-    # begun to exit, so lazy would be too late. If it has begun already, whatever needs
-    # that executor will say so.
-    with suppress(RuntimeError):
-        import_module("concurrent.futures.thread")
     # Private, but the one hook that comes before the interpreter joins its threads: later
     # ones run earlier, so that this is before that executor waits for its own. Without it
     # that wait is not watched, and `before_threads` has no effect; nothing else is lost.
@@ -90,6 +84,23 @@ def _install() -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _at_the_end_of_a_child(unwind_at_exit)
+
+
+def _load() -> None:
+    """Load what every unwind needs and `import lastly` does not pay for."""
+    # It closes the log's handlers at exit: to be called after us, it has to be hooked in before.
+    import_module("logging")
+    # asyncio loads it for to_thread, but it cannot be loaded once the interpreter has begun to
+    # exit, so lazy would be too late. If it has begun already, whatever needs that executor will
+    # say so.
+    with suppress(RuntimeError):
+        import_module("concurrent.futures.thread")
+
+
+def _load_before_fork() -> None:
+    # Or a child would wait for ever for a thread of the parent's that is just loading it.
+    if _installed:
+        _load()
 
 
 def _hook_into_multiprocessing() -> None:
@@ -113,7 +124,7 @@ def _start_anew() -> None:
     _hook_into_multiprocessing()
 
 
-in_child(_start_anew)
+in_child(_start_anew, before=_load_before_fork)
 
 
 class _ThreadsWait(OneWait):

@@ -175,9 +175,7 @@ class Ran:
             if isinstance(entry, Outcome):
                 yield entry
             else:
-                yield Outcome(
-                    entry.name, entry._place, Status.OK, start - self.began, end - start
-                )
+                yield Outcome(entry.name, entry._place, Status.OK, start - self.began, end - start)
             start = end
 
 

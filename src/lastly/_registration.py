@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _NO_KWARGS: Mapping[str, object] = {}
 
 # An Enum's members are looked up through its metaclass, which takes as long as a call.
+_REFERENCES = (ref,)
 _CANCELLED = Status.CANCELLED
 
 CO_ITERABLE_COROUTINE = 0x100  # inspect's name for the flag that types.coroutine sets
@@ -163,7 +164,8 @@ class Registration:
         gone.
         """
         home: Any = self._home
-        return home() if isinstance(home, ref) else home
+        referent: object | None = home() if type(home) in _REFERENCES else home
+        return referent
 
     @property
     def status(self) -> Status:

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 
 
 _RUNNING, _OK = Status.RUNNING, Status.OK
+_COROUTINES = (CoroutineType,)
 
 # The unwinds that are going on, in the order in which they were called for.
 in_progress: dict[Unwind, None] = {}
@@ -185,7 +186,10 @@ class Unwind:
         self.run: Run | None = None
         self.members: Sequence[Unwind] = ()  # of the place that is being run
 
-    async def steps(self, pop: Pop, call: Call, run: Run | None = None) -> None:
+    # In one piece, since a call for each of its parts would double what it takes.
+    async def steps(  # noqa: C901, PLR0912, PLR0915
+        self, pop: Pop, call: Call, run: Run | None = None
+    ) -> None:
         """Run registrations until `pop` has no more, whatever they raise (R2, R9).
 
         In the current task; or with `run`, which waits where no loop runs: then nothing in here
@@ -230,7 +234,7 @@ class Unwind:
                         told = self._instead if self.leaving is None else self.leaving
                         guard.make_way(registration._exit.shield)
                     result = call(registration, told, spot)
-                if simple and type(result) is CoroutineType and run is None:
+                if simple and type(result) in _COROUTINES and run is None:
                     spot.awaitable = result
                     if guard.scope is None and (guard.is_trio or "anyio" in modules):
                         guard.shield()
@@ -303,7 +307,11 @@ class Unwind:
                 guard.shield()
 
     async def _settle(
-        self, told: BaseException | None, result: object, exception: BaseException | None, call: Call
+        self,
+        told: BaseException | None,
+        result: object,
+        exception: BaseException | None,
+        call: Call,
     ) -> None:
         """See to what is not simple: failures, limits, and exits of context managers."""
         spot, status = self.spot, Status.FAILED
