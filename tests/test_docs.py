@@ -21,6 +21,7 @@ RULES = {
     1: "One order: sync and async registrations run newest first, one at a time.",
     2: "Registering while unwinding is allowed; what is newest runs next.",
     3: "Each registration runs exactly once or was cancelled, whatever triggers fire.",
+    4: "What is registered inside of `together` shares one place, and runs side by side.",
     5: "A callback is async when calling it returned an awaitable.",
     6: "`register` and `unregister` have `atexit`'s signatures and meaning.",
     7: "A handle cancels, and tells its name, origin, home and status.",

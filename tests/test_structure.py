@@ -100,6 +100,21 @@ def test_there_are_no_import_cycles() -> None:
             },
         ),
         ("_guard", {"_backends", "_runners"}),
+        ("_together", {"_registration"}),
+        (
+            "_place",
+            {
+                "_backends",
+                "_errors",
+                "_guard",
+                "_outcome",
+                "_registration",
+                "_runners",
+                "_spot",
+                "_threads",
+                "_unwind",
+            },
+        ),
         ("_loops", {"_backends", "_errors", "_outcome", "_runners", "_watch"}),
     ],
 )

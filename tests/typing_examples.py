@@ -57,6 +57,9 @@ async def main(manager: lastly.ShutdownManager) -> None:
         assert_type(nothing, None)
 
 
+with lastly.together() as together:
+    assert_type(together, None)
+
 # defer checks positional arguments, and its keywords are its own.
 assert_type(lastly.defer(sync, "path", 1), lastly.Registration)
 assert_type(lastly.defer(close, "x", name="y").cancel(), bool)

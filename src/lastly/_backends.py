@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from threading import current_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,6 +121,15 @@ def owner_of(home: Any) -> Thread | None:
     """Return the thread that an asyncio loop ran in when it was tied (see _loops), or None."""
     owner: Thread | None = getattr(getattr(home.close, "__self__", None), "owner", None)
     return owner
+
+
+def is_elsewhere(home: Any) -> bool:
+    """Tell whether this loop is another thread's, though it may stand still just now."""
+    if is_trio(home) or home.is_running():
+        return True
+    # Its owner may be between two runs of it, as in asyncio.run, and must not find it running.
+    owner = owner_of(home)
+    return owner is not None and owner is not current_thread() and owner.is_alive()
 
 
 def thread_of(home: Any) -> int:

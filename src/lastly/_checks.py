@@ -143,6 +143,8 @@ def checked_options(
     func: Any, *, timeout: Any, on_timeout: Any, thread: Any, before_threads: Any
 ) -> Options | None:
     """Return what limits a registration, and how and when it runs; None if nothing does."""
+    if timeout is None and on_timeout is None and thread is False and before_threads is False:
+        return None
     for option, value in {"thread": thread, "before_threads": before_threads}.items():
         if not isinstance(value, bool):
             raise TypeError(f"{option}={value!r} is neither True nor False; write one of them")
@@ -160,8 +162,6 @@ def checked_options(
             f"{option} was given for {qualified_name(func)}, which is sync and cannot be "
             "cancelled; write thread=True besides, to have it abandoned in a thread of its own"
         )
-    if timeout is None and on_timeout is None and not thread and not before_threads:
-        return None
     return Options(timeout, on_timeout, thread=thread, before_threads=before_threads)
 
 

@@ -9,9 +9,8 @@ import sys
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from threading import current_thread
 
-from ._backends import current_home, is_closed, is_trio, load_anyio, owner_of, thread_of
+from ._backends import current_home, is_closed, is_elsewhere, is_trio, load_anyio, thread_of
 from ._errors import reraise, warn
 from ._limits import in_time
 from ._registration import call, is_awaitable
@@ -44,13 +43,9 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
         return _call_here(registration, leaving)
     if is_closed(home):
         return refuse_to_await(call(registration, leaving))
-    with spot.excused():
-        load_anyio()
-        from anyio.to_thread import run_sync  # lazy: only another loop's callback comes here
     if spot.limit is not None:
         spot.limit.elsewhere = True
-    hand_over = _is_elsewhere(home)
-    return run_sync(_call_there, registration, leaving, spot, spot.step, hand_over)
+    return _in_worker_thread(registration, leaving, spot, is_elsewhere(home))
 
 
 def call_from_outside(
@@ -67,22 +62,34 @@ def call_from_outside(
     if home is None or home is current_home() or _wants_thread(registration) or is_closed(home):
         hand_over = False
     else:
-        hand_over = _is_elsewhere(home)
+        hand_over = is_elsewhere(home)
     if hand_over:
         if spot.limit is not None:
             spot.limit.elsewhere = True
         prepare(home)
+        if registration._options is not None and registration._options.block is not None:
+            # R4: those that share its place are awaited meanwhile.
+            return _in_worker_thread(registration, leaving, spot, hand_over)
         return _call_there(registration, leaving, spot, spot.step, hand_over)
     return _call_here(registration, leaving)
 
 
-def _is_elsewhere(home: Any) -> bool:
-    """Tell whether this loop is another thread's, though it may stand still just now."""
-    if is_trio(home) or home.is_running():
-        return True
-    # Its owner may be between two runs of it, as in asyncio.run, and must not find it running.
-    owner = owner_of(home)
-    return owner is not None and owner is not current_thread() and owner.is_alive()
+async def _in_worker_thread(
+    registration: Registration, leaving: BaseException | None, spot: Spot, hand_over: bool
+) -> Any:
+    with spot.excused():
+        load_anyio()
+        from anyio import CapacityLimiter, to_thread  # lazy: only another loop's comes here
+    # A limiter of its own: what shares a place may be more than anyio's lets run at once.
+    return await to_thread.run_sync(
+        _call_there,
+        registration,
+        leaving,
+        spot,
+        spot.step,
+        hand_over,
+        limiter=CapacityLimiter(1),
+    )
 
 
 def _wants_thread(registration: Registration) -> bool:

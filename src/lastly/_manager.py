@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AsyncContextDecorator, ContextDecorator, suppress
-from contextvars import ContextVar
 from functools import partial
 from threading import current_thread
 from types import MethodType
 
 from . import _homes, _interpreter, _loops, _together
 from ._aside import aside
-from ._backends import cancel_status, current_home, wait
+from ._backends import cancel_status, current_home, current_task, wait
 from ._checks import (
     check_callback,
     checked_errors,
@@ -33,7 +32,7 @@ from ._registration import Exit, Options, Registration, looks_async, qualified_n
 from ._runners import HomeRunner
 from ._settings import Settings
 from ._stack import Stack
-from ._unwind import Unwind, drive, drive_sync, in_progress
+from ._unwind import Unwind, drive, drive_sync, in_progress, inside
 from ._watch import watchman
 
 TYPE_CHECKING = False
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from ._outcome import Report
     from ._settings import Errors
+    from ._stack import Wanted
     from ._unwind import Pop
 
     P = ParamSpec("P")
@@ -61,9 +61,6 @@ _NOTHING: Any = object()  # None is a thing that people pass, by mistake or to s
 
 # In a forked child: not to be finalised, either, for what they own is still the parent's.
 _of_the_parent: list[Registration] = []
-
-# The unwinds that the current code runs inside of, as a callback or on behalf of one.
-_inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
 
 
 class ShutdownManager:
@@ -293,6 +290,12 @@ class ShutdownManager:
         """
         enter, exit_ = context_methods(acm, "enter_async_context", "__aenter__", "__aexit__")
         self._refuse_together("enter_async_context")
+        around_it = inside.get()
+        if around_it and around_it[-1].is_member and around_it[-1].guard.task is current_task():
+            raise RuntimeError(
+                "enter_async_context() was called by a callback of together(), whose task ends "
+                "before the exit of what it enters would run; write `async with` there"
+            )
         frame, name = _caller(), _name_of(acm)
         around = cancel_status()
         value: T = await enter(acm)
@@ -312,7 +315,10 @@ class ShutdownManager:
         A block inside of another one adds to the place of that, and an empty one is nothing.
         It holds for the code in the block and the tasks that it starts, while it is open.
         Context managers cannot be entered in it: `enter_context` and `enter_async_context`
-        raise `RuntimeError`.
+        raise `RuntimeError`, as the latter does in a member's own task.
+
+        Members run side by side on the loops that run already, and on one that does not. If
+        they belong to more loops that nobody runs, these are run one after the other.
 
         >>> import asyncio
         >>> async def close(name):
@@ -349,8 +355,8 @@ class ShutdownManager:
     def _push_exit(
         self, func: Callable[..., object], name: str, frame: FrameType, around: object = None
     ) -> None:
-        inside = _inside.get()
-        guard = inside[-1].guard if inside else None
+        around_it = inside.get()
+        guard = around_it[-1].guard if around_it else None
         shielding = guard if isinstance(guard, Guard) and guard.scope is not None else None
         exit_ = Exit(shielding, around=around)
         self._push(frame, func, name=name, options=Options(exit_=exit_))
@@ -407,6 +413,8 @@ class ShutdownManager:
         if not self._stack.discard(registration):
             return False
         registration._status = Status.CANCELLED
+        if registration._options is not None and registration._options.block is not None:
+            registration._options.block.members.pop(registration, None)
         self._let_go_if_empty()
         return True
 
@@ -575,15 +583,25 @@ class ShutdownManager:
     def _unwind(
         self, reason: Reason, *, leaving: BaseException | None = None, exiting: bool = False
     ) -> Unwind:
-        return self._new_unwind(reason, self._stack.__len__, leaving=leaving, exiting=exiting)
+        return self._new_unwind(reason, None, leaving=leaving, exiting=exiting)
 
-    def _new_unwind(self, reason: Reason, pending: Callable[[], int], **what: Any) -> Unwind:
-        outer = next(reversed(_inside.get()), None)
+    def _new_unwind(self, reason: Reason, wanted: Wanted | None, **what: Any) -> Unwind:
+        stack = self._stack
+        pending = stack.__len__ if wanted is None else partial(stack.count, wanted)
+        outer = next(reversed(inside.get()), None)
         request = self._ladder.request
         if request is not None and reason.trigger != "close":
             reason = request.reason  # what has begun it all says more
-        what["run_place"] = partial(run_place, self._stack.discard)
-        return Unwind(reason, self._settings, pending, outer=outer, ladder=self._ladder, **what)
+        return Unwind(
+            reason,
+            self._settings,
+            pending,
+            outer=outer,
+            ladder=self._ladder,
+            whole=wanted is None,
+            run_place=partial(run_place, stack.taker(wanted)),
+            **what,
+        )
 
     def _close(self, unwind: Unwind, pop: Pop | None = None) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
@@ -607,8 +625,7 @@ class ShutdownManager:
 
         if not self._stack.count(is_its_own) and not self._is_called_from_elsewhere(loop):
             return None
-        pending = partial(self._stack.count, is_its_own)
-        unwind = self._new_unwind(Reason("loop teardown"), pending, whole=False)
+        unwind = self._new_unwind(Reason("loop teardown"), is_its_own)
         with _Turn(self, unwind):
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
@@ -624,7 +641,7 @@ class ShutdownManager:
             current is not None
             and current.calls(loop)
             and current.thread is not current_thread()
-            and current not in _inside.get()
+            and current not in inside.get()
         )
 
     def _exit_interpreter(self) -> None:
@@ -632,8 +649,7 @@ class ShutdownManager:
 
     def _exit_before_threads(self) -> BaseException | None:
         """Run what asks for it, and return what has come out."""
-        pending = partial(self._stack.count, _is_before_threads)
-        unwind = self._new_unwind(Reason("interpreter exit"), pending, whole=False)
+        unwind = self._new_unwind(Reason("interpreter exit"), _is_before_threads)
         try:
             self._close(unwind, self._stack.popper(_is_before_threads))
         except BaseException as exc:
@@ -698,7 +714,7 @@ class ShutdownManager:
                 return None
             current = self._current.setdefault(None, unwind)
             self._stack.forget_index()
-        if current is not unwind and current in _inside.get():
+        if current is not unwind and current in inside.get():
             return None
         return current
 
@@ -745,13 +761,13 @@ class _Turn:
 
     def __enter__(self) -> None:
         in_progress[self._unwind] = None
-        self._token = _inside.set((*_inside.get(), self._unwind))
+        self._token = inside.set((*inside.get(), self._unwind))
 
     def __exit__(self, *exc: object) -> None:
         try:
             self._manager._end(self._unwind)
             with suppress(ValueError):  # closed from outside its task, hence its context
-                _inside.reset(self._token)
+                inside.reset(self._token)
         finally:
             # From here on a signal handler raises again where it is called.
             in_progress.pop(self._unwind, None)

@@ -91,6 +91,12 @@ class Stack:
         """Return how many registrations are there of those that are wanted."""
         return sum(map(wanted, list(self._registrations)))
 
+    def taker(self, wanted: Wanted | None) -> Wanted:
+        """Return a function that takes out one that is wanted, and tells whether it did."""
+        if wanted is None:
+            return self.discard
+        return lambda registration: wanted(registration) and self.discard(registration)
+
     def popper(self, wanted: Wanted) -> Pop:
         """Return a function that takes the newest registration of those that are wanted.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from contextvars import ContextVar
 from threading import current_thread, get_ident
 from types import CoroutineType, FunctionType
 
@@ -80,6 +81,9 @@ if TYPE_CHECKING:
 _RUNNING, _OK = Status.RUNNING, Status.OK
 _COROUTINES = (CoroutineType,)
 
+# Those that the current code runs inside of, as a callback or on behalf of one.
+inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
+
 # The unwinds that are going on, in the order in which they were called for.
 in_progress: dict[Unwind, None] = {}
 
@@ -143,7 +147,7 @@ class Unwind:
     counts, in the whole process, whose failures came out nowhere: R26 asks for it.
     """
 
-    runs_places = True
+    is_member = False  # of a place: it unwinds one registration of those that share it
     unseen = 0  # += may lose one of two at once, but not that there was one
 
     def __init__(
@@ -219,7 +223,7 @@ class Unwind:
                 and (home is None or home is here)
                 and not (settings.limits or signals.heeded or guard.is_spent or budget.is_part)
             )
-            if options is not None and options.block is not None and self.runs_places:
+            if options is not None and options.block is not None and not self.is_member:
                 await self.run_place(self, registration, call)
                 start = now()
                 continue
@@ -324,6 +328,9 @@ class Unwind:
             status = Status.INTERRUPTED
         elif limit is not None:
             status, exception = await self._after_limit(limit, exception, call)
+        elif registration._exit is None:
+            # A cancellation that it has made another error of has come, and is no other's.
+            self.guard.overlooked()
         if registration._exit is not None:
             registration._exit.ended()
             exception = self._after_exit(told, result, exception)
@@ -331,21 +338,23 @@ class Unwind:
 
     def absorb(self, members: Sequence[Unwind], error: BaseException | None) -> None:
         """Enter in the books what came of the members of a place, and what came of waiting."""
+        if error is not None:
+            # First: those that were cut short with it have errors of their own, from inside.
+            self.guard.interrupted(error)  # which counts the cancellations
+            self._let_go_on(error)
+            self._stopping = self._stopping or not self.guard.is_here()
         failures: list[Outcome] = []
         for member in members:
-            for outcome in member.ran:
-                self.ran.entries.append(outcome)
-                self.ran.ends.append(outcome.start + outcome.duration + self.ran.began)
+            self.ran.entries += member.ran
             failures += member._failures
             self._interrupted = self._interrupted or member._interrupted
             self.postponed += member.postponed
             if member.leaving is not None:
                 self._let_go_on(member.leaving)
+        # The place ends for all at once.
+        self.ran.ends += [self.settings.clock.now()] * (len(self.ran.entries) - len(self.ran.ends))
         # The final one is that which came last.
         self._failures += sorted(failures, key=lambda outcome: outcome.start + outcome.duration)
-        if error is not None:
-            self._let_go_on(error)
-            self._stopping = self._stopping or not self.guard.is_here()
         self._stopping = self._stopping or bool(self.postponed)
         self.members = ()
 
