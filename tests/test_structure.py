@@ -55,6 +55,7 @@ def test_there_are_no_import_cycles() -> None:
         ("_threads", {"_backends", "_errors", "_outcome", "_registration"}),
         ("_checks", {"_outcome", "_registration"}),
         ("_index", {"_registration"}),
+        ("_books", {"_errors", "_outcome", "_registration"}),
         ("_stack", {"_index", "_registration"}),
         ("_watch", {"_errors", "_fork", "_where"}),
         ("_spot", {"_backends", "_threads", "_watch", "_where"}),
@@ -81,7 +82,16 @@ def test_there_are_no_import_cycles() -> None:
         ),
         (
             "_unwind",
-            {"_errors", "_fork", "_ladder", "_limits", "_outcome", "_registration", "_spot"},
+            {
+                "_books",
+                "_errors",
+                "_fork",
+                "_ladder",
+                "_limits",
+                "_outcome",
+                "_registration",
+                "_spot",
+            },
         ),
         (
             "_runners",

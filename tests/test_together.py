@@ -1537,13 +1537,13 @@ def test_a_second_signal_forces_all_members(start_child, backend: str) -> None:
             print(*(o.status for o in lastly.last_report().outcomes))
         """
     )
-    child.hears("ready")
+    child.wait_for("ready")
     child.send(15)
-    child.hears("all began")
+    child.wait_for("all began")
     child.send(15)
-    ended = child.end()
+    ended = child.wait()
     assert ended.out[-2:] == ["below", "forced abandoned forced ok"], ended.err
-    assert ended.returncode == 1
+    assert ended.status == 1
 
 
 @pytest.mark.parametrize("run", ["asyncio.run(main())", "trio.run(main)", "main_outside()"])

@@ -12,15 +12,15 @@ from contextvars import ContextVar
 from threading import current_thread, get_ident
 from types import CoroutineType, FunctionType
 
-from ._errors import add_note, chain, count, listed, log, warn
+from ._books import Books
+from ._errors import chain, warn
 from ._fork import in_child
 from ._ladder import signals
 from ._limits import Budget, Limit, bounded, cleanup_timeout
-from ._outcome import Outcome, Ran, Report, Status, describe
+from ._outcome import Status, describe
 from ._registration import (
     already_run,
     dispose,
-    finish,
     is_awaitable,
     postpone,
     qualified_name,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ._ladder import Ladder
-    from ._outcome import CleanupTimeout, Reason
+    from ._outcome import CleanupTimeout, Outcome, Reason
     from ._registration import Registration
     from ._settings import Settings
 
@@ -135,20 +135,16 @@ class _NoGuard:
 _NO_GUARD: Any = _NoGuard()  # it does not have what only a task is asked for
 
 
-class Unwind:
+class Unwind(Books):
     """Hold the state of one unwind; `steps` is the loop, the drivers are below.
 
     `whole` is whether it is one of the whole manager, and `outer` is the unwind in whose callback
-    this one was called for, if any. `leaving` is the exception that is on its way out of the
-    scope around the unwind; `outside` is what a signal handler would
-    have raised in the middle of it (R9), and goes on when it is done. `exiting` is whether the
-    interpreter exits. `guard` is that of the async driver, and `main` is the main of a run that
-    unwinds in its task. `done` resolves, always to None, once the books are closed. `unseen`
-    counts, in the whole process, whose failures came out nowhere: R26 asks for it.
+    this one was called for, if any. `exiting` is whether the interpreter exits. `guard` is that
+    of the async driver, and `main` is the main of a run that unwinds in its task. `done`
+    resolves, always to None, once the books are closed.
     """
 
     is_member = False  # of a place: it unwinds one registration of those that share it
-    unseen = 0  # += may lose one of two at once, but not that there was one
 
     def __init__(
         self,
@@ -163,29 +159,19 @@ class Unwind:
         exiting: bool = False,
         run_place: RunPlace | None = None,
     ) -> None:
-        self.reason = reason
+        super().__init__(reason, settings, leaving)
         self.whole = whole
-        self.leaving = leaving
         self.exiting = exiting
-        self.outside: BaseException | None = None
         self.main: Main | None = None
         self.guard: Guard = _NO_GUARD
-        self.error: BaseException | None = None
-        self.report: Report | None = None
-        self.postponed: list[Registration] = []
         self.complete = False
         self.thread = current_thread()
         self.done = new_future()
-        self.ran = Ran(settings.clock.now())
         self.spot = Spot(settings, self.ran.entries, pending, get_ident())
-        self.settings = settings
         self.ladder = ladder
         self._outer = outer
         self._stopping = False
-        self._instead: BaseException | None = None  # what an exit made of `leaving`
         self.run_place: Any = run_place
-        self._failures: list[Outcome] = []
-        self._interrupted = False
         self.budget: Budget | None = None
         self.run: Run | None = None
         self.members: Sequence[Unwind] = ()  # of the place that is being run
@@ -334,14 +320,14 @@ class Unwind:
         if registration._exit is not None:
             registration._exit.ended()
             exception = self._after_exit(told, result, exception)
-        self._record(registration, start, exception, status)
+        self.record(registration, start, exception, status)
 
     def absorb(self, members: Sequence[Unwind], error: BaseException | None) -> None:
         """Enter in the books what came of the members of a place, and what came of waiting."""
         if error is not None:
             # First: those that were cut short with it have errors of their own, from inside.
             self.guard.interrupted(error)  # which counts the cancellations
-            self._let_go_on(error)
+            self.let_go_on(error)
             self._stopping = self._stopping or not self.guard.is_here()
         failures: list[Outcome] = []
         for member in members:
@@ -350,7 +336,7 @@ class Unwind:
             self._interrupted = self._interrupted or member._interrupted
             self.postponed += member.postponed
             if member.leaving is not None:
-                self._let_go_on(member.leaving)
+                self.let_go_on(member.leaving)
         # The place ends for all at once.
         self.ran.ends += [self.settings.clock.now()] * (len(self.ran.entries) - len(self.ran.ends))
         # The final one is that which came last.
@@ -365,10 +351,6 @@ class Unwind:
             # It has to run inside of a shield that the limit of another callback has cancelled.
             return Limit(0.0, start, shared=True, forced=True)
         return self.budget.limit_for(registration, start)
-
-    def tell_exits(self, exception: BaseException) -> None:
-        """Tell exits of an exception that they are to see, though it leaves no scope."""
-        self._instead = exception
 
     def force(self) -> None:
         """Cut short the callback that runs, from any thread; who forces, forces the rest too."""
@@ -403,7 +385,7 @@ class Unwind:
         options = registration._options
         cancellation = self.guard.overlooked()
         if cancellation is not None:
-            self._let_go_on(cancellation)
+            self.let_go_on(cancellation)
         if limit.forced and limit.returned:
             return Status.FORCED, None  # it needed no time, and nothing was lost
         status = Status.FORCED if limit.forced else Status.TIMED_OUT
@@ -443,7 +425,7 @@ class Unwind:
         if failed is None and limit is not None and limit.expired and not limit.returned:
             return self._cleanup_timeout(f"on_timeout of {registration.name}", limit)
         if failed is not None and (self._stopping or self.guard.interrupted(failed)):
-            self._let_go_on(failed)
+            self.let_go_on(failed)
             return None
         return failed
 
@@ -473,97 +455,6 @@ class Unwind:
             # the failure, as in nested `with`.
             self.leaving, self._instead = None, exception
         return exception
-
-    def close_books(self) -> Report:
-        """Settle the report and which exception comes out, under the manager's `errors`."""
-        errors = self.settings.errors
-        self.report = Report(self.reason, self.ran, self.settings.clock.now() - self.ran.began)
-        raised = [o.exception for o in self._failures if o.exception is not None]
-        earlier = self._failures
-        if self.postponed:
-            name, origin = self.postponed[0].name, self.postponed[0].origin
-            self.error = RuntimeError(
-                f"callback {name} ({origin}) returned an awaitable, which close() cannot await "
-                "inside a running event loop; it and what is below it are still registered: "
-                "did you forget `await aclose()`?"
-            )
-        elif raised and errors == "last":
-            self.error = raised[-1]
-            earlier = self._failures[:-1]
-        elif raised and errors == "group":
-            self.error = BaseExceptionGroup(
-                f"lastly: {count(self._failures, 'callback')} failed", raised
-            )
-            earlier = []
-        if self.error is not None and earlier:
-            lead = f"{count(earlier, 'earlier failure')} in this unwind"
-            add_note(self.error, f"{lead}: {listed(earlier)}")
-        return self.report
-
-    def verdict(self, leaving: BaseException | None) -> BaseException | None:
-        """Return the exception that must come out of a scope that `leaving` leaves (R12)."""
-        if leaving is not None and not isinstance(leaving, Exception):
-            if self._lost:
-                Unwind.unseen += 1
-            if self._failures:
-                lead = f"{count(self._failures, 'callback')} failed while this was on its way out"
-                add_note(leaving, f"{lead}: {listed(self._failures)}")
-            elif self.error is not None:  # close() was refused
-                add_note(leaving, str(self.error))
-            return leaving
-        if self.error is None:
-            if self._lost:
-                Unwind.unseen += 1  # errors="log"
-            return leaving
-        if leaving is not None:
-            chain(self.error, leaving)
-        return self.error
-
-    def _record(
-        self,
-        registration: Registration,
-        start: float,
-        exception: BaseException | None,
-        status: Status,
-    ) -> None:
-        if exception is None and status is not Status.FORCED:
-            status = Status.OK
-        finish(registration, status)
-        outcome = Outcome(
-            registration.name,
-            registration._place,
-            status,
-            start - self.ran.began,
-            self.settings.clock.now() - start,
-            exception,
-        )
-        self.ran.entries.append(outcome)
-        if exception is None:
-            return
-        if status is Status.INTERRUPTED:
-            self._interrupted = True
-            self._let_go_on(exception)
-        else:
-            self._failures.append(outcome)
-        try:
-            log(outcome, exception)
-        except BaseException as exc:  # Ctrl-C inside a log handler, say
-            self._let_go_on(exc)
-
-    @property
-    def _lost(self) -> bool:
-        """Whether a callback has not done all that it should have."""
-        return self._interrupted or bool(self._failures)
-
-    def let_outside_go_on(self) -> None:
-        if self.outside is not None:
-            self._let_go_on(self.outside)
-
-    def _let_go_on(self, exception: BaseException) -> None:
-        # R18: what comes from outside goes on when all have run, unless something of its
-        # rank is on its way out already.
-        if self.leaving is None or isinstance(self.leaving, Exception):
-            self.leaving = exception
 
 
 def _explain(registration: Registration) -> None:
