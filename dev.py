@@ -6,6 +6,8 @@
   matrix run every framework on every server, and write the tables of docs/web.md
   bench  measure lastly beside its peers
   docs   build the documentation into site/
+  pictures  draw the pictures of the documentation from real runs
+  package   build the wheel and the sdist into dist/, and test the wheel where it is installed
 
 Needs Python 3.11 or later with pip, and the package index. Makes .venv at the first run,
 and again when pyproject.toml changes. `--python PATH` takes another interpreter, which
@@ -18,15 +20,20 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent
 EXTRAS = "test,docs"
-CODE = ["src", "tests", "examples", "dev.py"]
+CODE = ["src", "tests", "examples", "docs", "dev.py"]
 
 
 def run(*command: str | Path, **env: str) -> None:
@@ -78,9 +85,33 @@ def matrix(python: Path, args: list[str]) -> None:
         run(python, "tests/servers/page.py", results)
 
 
+def pictures(python: Path, args: list[str]) -> None:
+    run(python, "tests/pictures.py", *args)
+
+
 def docs(python: Path, args: list[str]) -> None:
     run(python, "-m", "mkdocs", "build", "--strict", "--quiet", *args, NO_MKDOCS_2_WARNING="1")
+    if found := sorted(set(loads(ROOT / "site"))):
+        sys.exit("dev.py: the site would load from the network: " + ", ".join(found))
     print("wrote site/index.html")
+
+
+def package(python: Path, args: list[str]) -> None:
+    run(python, "tests/package.py", *args)
+
+
+# What a browser fetches by itself; a link is for whoever follows it.
+FETCHED = re.compile(
+    r"""(?:<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=|\burl\(|@import )"""
+    r"""["']?((?:https?:)?//[^"')> ]+)"""
+)
+
+
+def loads(site: Path) -> Iterator[str]:
+    """Yield the addresses that the pages of a site load something from."""
+    for path in site.rglob("*"):
+        if path.suffix in (".html", ".css", ".svg"):
+            yield from FETCHED.findall(path.read_text())
 
 
 def check(python: Path, args: list[str]) -> None:
@@ -92,12 +123,15 @@ def check(python: Path, args: list[str]) -> None:
     run(*pyright, "--verifytypes", "lastly", "--ignoreexternal", PYTHONPATH="src")
     docs(python, [])
     run(python, "-m", "coverage", "erase")
-    run(python, "-m", "coverage", "run", "-m", "pytest", *args, LASTLY_MATRIX="all")
+    run(python, "-m", "coverage", "run", "-m", "pytest", "-n", "auto", *args, LASTLY_MATRIX="all")
     run(python, "-m", "coverage", "combine", "--quiet")
     run(python, "-m", "coverage", "report")
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, check, matrix, bench, docs)}
+COMMANDS = {
+    command.__name__: command
+    for command in (demo, test, check, matrix, bench, docs, pictures, package)
+}
 
 
 def main() -> None:

@@ -340,7 +340,7 @@ def test_books_that_cannot_be_closed_end_the_unwind(
     manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R13: whatever goes wrong at the end of an unwind, the next one does not wait for it."""
-    monkeypatch.setattr(lastly._unwind, "Report", lambda *_: 1 / 0)
+    monkeypatch.setattr(lastly._books, "Report", lambda *_: 1 / 0)
     manager.defer(int)
     with pytest.raises(ZeroDivisionError):
         manager.close()

@@ -1,4 +1,4 @@
-"""The README's and the docs' code blocks run, and docs/guarantees.md is true.
+"""README.md's and docs/' code blocks run, see pages.py, and docs/guarantees.md is true.
 
 `python tests/test_docs.py` writes docs/guarantees.md anew.
 """
@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import importlib.util
+import json
 import re
+import shutil
+import subprocess
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
+import dockerfile_parse
+import kubernetes_validate
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+import yaml
+from pages import PAGES, ROOT, Block, blocks, follow, with_output
 
 RULES = {
     1: "One order: sync and async registrations run newest first, one at a time.",
@@ -53,52 +59,156 @@ RULES = {
 }
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return BLOCK.findall(page.read_text())
+def check_manifest(path: Path) -> None:
+    for manifest in yaml.safe_load_all(path.read_text()):
+        kubernetes_validate.validate(manifest, "1.30", strict=True)
+
+
+def check_unit(path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("this machine has no systemd-analyze")
+    # It looks whether that program is there.
+    path.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", path.read_text()))
+    verify = ["systemd-analyze", "verify", "--man=no", str(path)]
+    done = subprocess.run(verify, capture_output=True, text=True)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if path.name in line]) == (
+        0,
+        [],
+    )
+
+
+def check_dockerfile(path: Path) -> None:
+    parsed = dockerfile_parse.DockerfileParser(str(path)).structure
+    known = {"FROM", "WORKDIR", "COPY", "RUN", "CMD"}
+    assert {instruction["instruction"] for instruction in parsed} == known
+    [command] = [i["value"] for i in parsed if i["instruction"] == "CMD"]
+    assert isinstance(yaml.safe_load(command), list), (
+        "the shell form hides signals from the program"
+    )
+
+
+CHECKS = {".yaml": check_manifest, ".service": check_unit, "Dockerfile": check_dockerfile}
+
+
+def check_command(line: str) -> None:
+    """Check that what a reader would install or run does exist."""
+    match line.split():
+        case ["pip" | "pip3", "install", *packages] if packages:
+            assert all(
+                p in (".", "../lastly") or importlib.metadata.version(p) for p in packages
+            ), line
+        case ["python3", "-m", "venv", "venv"] | [".", "venv/bin/activate"]:
+            pass
+        case ["python3", "dev.py", command, *_]:
+            spec = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
+            assert spec and spec.loader
+            dev = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(dev)
+            assert command in dev.COMMANDS, line
+        case _:
+            raise AssertionError(f"no check for {line!r}")
 
 
 PROGRAMS = [
-    pytest.param(
-        code,
-        found[n + 1][1] if found[n + 1 : n + 2] and found[n + 1][0] == "text" else "",
-        id=f"{page.stem}-{n}",
-    )
+    pytest.param(code, output, id=f"{page.stem}-{n}")
     for page in PAGES
-    if page.stem != "testing"  # whose blocks are files of one project: see below
-    for found in [blocks(page)]
-    for n, (language, code) in enumerate(found)
-    if language == "python"
+    for n, (code, output) in enumerate(with_output(page, "program"))
+]
+PROJECTS = [page for page in PAGES if any(block.kind == "console" for block in blocks(page))]
+FILES = [
+    pytest.param(block, id=f"{page.stem}-{block.title}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.kind == "file" and not block.title.endswith(".py")
 ]
 
 
 @pytest.mark.parametrize(("code", "output"), PROGRAMS)
-def test_the_code_runs_and_prints_what_the_page_says(run_child, code: str, output: str) -> None:
-    """Every Python block is a whole program; a text block after it is its exact output."""
+def test_a_program_prints_what_the_page_says(run_child, code: str, output: str) -> None:
+    """A Python block without a title is a whole program; a text block after it is its output."""
     assert run_child(code).out == output.splitlines()
 
 
-def test_the_tests_on_the_page_about_tests_pass(pytester: pytest.Pytester) -> None:
-    """Each block of docs/testing.md begins with its file's name, and its tests are run."""
-    for language, code in blocks(ROOT / "docs/testing.md"):
-        name = re.match(r"# (\w+)\.py\n", code)
-        assert language == "python" and name
-        pytester.makepyfile(**{name[1]: code})
-    result = pytester.runpytest_subprocess("-q", "-W", "error", "-p", "no:asyncio")
-    result.assert_outcomes(passed=9)  # the async ones on two backends
+@pytest.mark.parametrize("page", PROJECTS, ids=lambda page: page.stem)
+def test_a_project_does_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    """Blocks with a title are files, and what console blocks show is what a shell shows."""
+    follow(page, tmp_path)
+
+
+@pytest.mark.parametrize("block", FILES)
+def test_a_file_for_another_program_is_one_that_it_takes(block: Block, tmp_path: Path) -> None:
+    """Manifests fit the schema of Kubernetes, units are what systemd knows, and so on."""
+    path = tmp_path / block.title
+    path.write_text(block.text)
+    CHECKS[path.suffix or path.name](path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run(page: Path) -> None:
-    """A page has Python blocks and their output, and no block that no test would run."""
-    languages = [language for language, _ in blocks(page)]
-    for before, language in zip(["", *languages], languages, strict=False):
-        assert language == "python" or (language == "text" and before == "python")
+    """There is no block that no test would run, and no output but that of what is run."""
+    found = blocks(page)
+    for before, block in zip([Block("", "", ""), *found], found, strict=False):
+        assert block.kind != "unknown", block
+        assert block.kind != "text" or before.kind in ("program", "cell"), block
+        if block.kind == "file" and block.title.endswith(".py"):
+            assert page in PROJECTS, block
+            stem = block.title.removesuffix(".py")
+            others = [b.text for b in found if b.title != block.title]
+            assert stem.startswith(("test_", "conftest")) or any(stem in text for text in others)
+        if block.kind == "sh":
+            for line in block.text.splitlines():
+                check_command(line)
 
 
-@pytest.mark.parametrize("page", PAGES[:1], ids=lambda page: page.stem)
+NOTEBOOKS = [page for page in PAGES if any(block.kind == "cell" for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_cells_print_what_the_page_says(page: Path) -> None:
+    """The cells of a page are run in a real kernel of Jupyter's, one after the other."""
+    cells = with_output(page, "cell")
+    assert run_notebook([code for code, _ in cells]) == [output for _, output in cells]
+
+
+def test_what_is_left_when_a_kernel_ends(tmp_path: Path) -> None:
+    """R16: in Jupyter, too, on the notebook's own loop."""
+    trace = tmp_path / "trace"
+    cell = f"""
+        import asyncio, lastly, pathlib
+        loop = asyncio.get_running_loop()
+
+        @lastly.register
+        async def close():
+            same = asyncio.get_running_loop() is loop
+            await asyncio.to_thread(pathlib.Path({str(trace)!r}).write_text, str(same))
+    """
+    assert run_notebook([textwrap.dedent(cell)]) == [""]
+    assert trace.read_text() == "True"
+
+
+def run_notebook(cells: list[str]) -> object:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "notebook.py"],
+        input=json.dumps(cells),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """A link to a file of the project's names one that exists."""
-    targets = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    text = page.read_text()
+    targets = re.findall(r"\]\((?!http)([^)#]+)", text)
+    targets += (
+        [] if page.parent != ROOT else re.findall(r"`((?:docs|tests|examples)/[\w./]+)`", text)
+    )
     assert targets
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
