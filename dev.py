@@ -4,6 +4,8 @@
   test   run the tests; what follows is passed on to pytest
   check  format, lint, types, docs, and the tests with coverage
   matrix run every framework on every server, and write the tables of docs/web.md
+  soak   restart servers under load for two minutes, twice, and show figures
+  mutate change the code in small places, and see whether the tests notice
   bench  measure lastly beside its peers
   docs   build the documentation into site/
   pictures  draw the pictures of the documentation from real runs
@@ -11,7 +13,7 @@
 
 Needs Python 3.11 or later with pip, and the package index. Makes .venv at the first run,
 and again when pyproject.toml changes. `--python PATH` takes another interpreter, which
-gets a .venv of its own.
+gets a .venv of its own, as mutate does.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = "test,docs"
+EXTRAS = "test,check,docs"
+OTHERS = {"mutate": "test,mutate"}  # commands with an environment of their own
 CODE = ["src", "tests", "examples", "docs", "dev.py"]
 
 
@@ -44,10 +47,10 @@ def run(*command: str | Path, **env: str) -> None:
         sys.exit(f"dev.py: failed with exit status {code}: {shown}")
 
 
-def environment(home: Path) -> Path:
+def environment(home: Path, extras: str) -> Path:
     """Return the interpreter of an up-to-date virtual environment."""
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = (ROOT / "pyproject.toml").read_bytes() + sys.version.encode() + str(ROOT).encode()
+    wanted = (ROOT / "pyproject.toml").read_bytes() + f"{extras} {sys.version} {ROOT}".encode()
     digest = hashlib.sha256(wanted).hexdigest()
     stamp = home / "installed"
     if stamp.exists() and stamp.read_text() == digest:
@@ -60,7 +63,7 @@ def environment(home: Path) -> Path:
     pip: list[str | Path]
     pip = [sys.executable, "-m", "pip", "--python", python] if bare else [python, "-m", "pip"]
     # Most of what is installed is never imported, and the rest is compiled when it is.
-    run(*pip, "install", "--quiet", "--no-compile", "--editable", f".[{EXTRAS}]")
+    run(*pip, "install", "--quiet", "--no-compile", "--editable", f".[{extras}]")
     stamp.write_text(digest)
     return python
 
@@ -87,6 +90,14 @@ def matrix(python: Path, args: list[str]) -> None:
 
 def pictures(python: Path, args: list[str]) -> None:
     run(python, "tests/pictures.py", *args)
+
+
+def soak(python: Path, args: list[str]) -> None:
+    run(python, "-m", "pytest", "-s", "tests/servers/test_soak.py", *args, LASTLY_SOAK="120")
+
+
+def mutate(python: Path, args: list[str]) -> None:
+    run(python, "tests/mutate.py", *args)
 
 
 def docs(python: Path, args: list[str]) -> None:
@@ -123,14 +134,17 @@ def check(python: Path, args: list[str]) -> None:
     run(*pyright, "--verifytypes", "lastly", "--ignoreexternal", PYTHONPATH="src")
     docs(python, [])
     run(python, "-m", "coverage", "erase")
-    run(python, "-m", "coverage", "run", "-m", "pytest", "-n", "auto", *args, LASTLY_MATRIX="all")
+    run(python, "-m", "coverage", "run", "-m", "pytest", "-n", "auto", *args)
     run(python, "-m", "coverage", "combine", "--quiet")
     run(python, "-m", "coverage", "report")
 
 
 COMMANDS = {
     command.__name__: command
-    for command in (demo, test, check, matrix, bench, docs, pictures, package)
+    for command in (
+        *(demo, test, check, matrix, soak, mutate, bench),
+        *(docs, pictures, package),
+    )
 }
 
 
@@ -156,7 +170,12 @@ def main() -> None:
             os.environ["LASTLY_DEV_PYTHON"] = other
             sys.exit(subprocess.run([other, __file__, *sys.argv[1:]]).returncode)
         home = ROOT / f".venv-{sys.implementation.name}-{'.'.join(map(str, sys.version_info[:3]))}"
-    COMMANDS[options.command](environment(home), rest)
+    # The tests on another interpreter need no linters.
+    of_tests = "test" if chosen and options.command == "test" else EXTRAS
+    extras = OTHERS.get(options.command, of_tests)
+    if options.command in OTHERS:
+        home = home.with_name(f"{home.name}-{options.command}")
+    COMMANDS[options.command](environment(home, extras), rest)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The code blocks of README.md and docs/: read, run as a reader would, and compared.
+"""The code blocks of README.md, CONTRIBUTING.md and docs/: read, run as a reader would, compared.
 
 A fence says what its block is; docs pages have no others:
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TIMEOUT = 60
 
 _FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)

@@ -9,6 +9,7 @@ import gc
 import inspect
 import types
 import warnings
+import weakref
 
 import anyio
 import pytest
@@ -238,6 +239,24 @@ def test_origin_is_the_line_of_the_call_also_far_down_and_for_a_decorator(
     lines = [int(handle.origin.rpartition(":")[2]) - here for handle in manager.pending()]
     assert lines == [9, 5, 2]
     manager.close()
+
+
+def test_a_loop_is_let_go_by_what_is_done(manager: lastly.ShutdownManager) -> None:
+    """R7: a handle that somebody keeps does not keep its home, nor is it given another one."""
+    handles = [manager.defer(str)]
+
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        handles.extend([manager.defer(print), manager.defer(str)])
+        assert handles[1].cancel()
+        await manager.aclose()
+        loop = asyncio.get_running_loop()
+        assert [handle.home for handle in handles] == [None, loop, loop]
+        return weakref.ref(loop)
+
+    gone = asyncio.run(main())
+    gc.collect()
+    assert gone() is None
+    assert [handle.home for handle in handles] == [None, None, None]
 
 
 async def test_home_is_the_loop_that_runs(manager: lastly.ShutdownManager) -> None:

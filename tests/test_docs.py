@@ -143,6 +143,17 @@ def test_a_file_for_another_program_is_one_that_it_takes(block: Block, tmp_path:
     CHECKS[path.suffix or path.name](path)
 
 
+def test_the_seconds_add_up() -> None:
+    """What docs/deploy.md gives a pod and a unit is more than its service takes."""
+    files = {block.title: block.text for block in blocks(ROOT / "docs" / "deploy.md")}
+    [grace] = map(int, re.findall(r"grace=(\d+)", files["service.py"]))
+    pod = yaml.safe_load(files["deployment.yaml"])["spec"]["template"]["spec"]
+    before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    [stop] = map(int, re.findall(r"TimeoutStopSec=(\d+)", files["lastly-example.service"]))
+    assert before + grace < pod["terminationGracePeriodSeconds"]
+    assert grace < stop
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run(page: Path) -> None:
     """There is no block that no test would run, and no output but that of what is run."""

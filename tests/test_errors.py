@@ -416,3 +416,20 @@ def test_an_ordinary_cleanup_error_keeps_the_exit_status(run_child) -> None:
         expect=7,
     )
     assert "ValueError: cleanup" in ended.err
+
+
+def test_when_it_failed_and_after_how_long(manager: lastly.ShutdownManager, clock) -> None:
+    """R29: a failure's start is counted from that of the unwind, and its duration from there."""
+
+    def fails() -> None:
+        clock.advance(2)
+        raise ValueError
+
+    clock.advance(5)
+    manager.register(fails)
+    manager.defer(clock.advance, 4)
+    with pytest.raises(ValueError):
+        manager.close()
+    report = manager.last_report()
+    assert [(outcome.start, outcome.duration) for outcome in report.outcomes] == [(0, 4), (4, 2)]
+    assert report.duration == 6

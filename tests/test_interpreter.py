@@ -252,13 +252,14 @@ def test_registering_while_the_interpreter_exits(run_child) -> None:
 
         lastly.defer(print, "early")
         atexit.register(lastly.register, print, "late")
+        atexit.register(lastly.defer, print, "with a handle")
 
         @lastly.register
         def again():
             lastly.ShutdownManager().defer(print, "another manager, during the unwind")
         """
     )
-    assert ended.out == ["late", "early", "another manager, during the unwind"]
+    assert ended.out == ["late", "with a handle", "early", "another manager, during the unwind"]
 
 
 def test_the_first_registration_while_the_interpreter_exits(run_child) -> None:
@@ -383,6 +384,31 @@ def test_the_log_when_a_thread_holds_the_exit(run_child) -> None:
     assert "close (" in said
     assert "print (" in said
     assert said.count(" has yet to run") == 2
+
+
+def test_nothing_else_comes_before_the_threads(run_child) -> None:
+    """R16: neither the exit of a context manager nor what has keyword arguments does."""
+    ended = run_child(
+        """
+        import contextlib, threading, lastly
+
+        @contextlib.contextmanager
+        def connection():
+            yield
+            print("closed")
+
+        def work():
+            ends.wait()
+            print("worker ends")
+
+        ends = threading.Event()
+        threading._register_atexit(ends.set)  # before lastly, and so after it
+        lastly.enter_context(connection())
+        lastly.register(print, "flushed", end=".\\n")
+        threading.Thread(target=work).start()
+        """
+    )
+    assert ended.out == ["worker ends", "flushed.", "closed"]
 
 
 def test_before_threads_among_others(run_child) -> None:

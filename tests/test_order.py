@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
+from collections.abc import Iterator
 from functools import partial
 
 import anyio
@@ -236,6 +237,33 @@ def test_what_another_thread_takes_in_between_is_passed_over() -> None:
     manager._stack._registrations = Racing(manager._stack._registrations)
     loop.close()
     assert calls == ["bottom"]
+
+
+def test_what_another_thread_changes_in_the_middle_of_a_look() -> None:
+    """R2, R3: a look at the newest that another thread disturbs is taken once more."""
+    manager = lastly.ShutdownManager()
+    calls: list[str] = []
+
+    class Racing(dict):
+        """The dict of a stack that another thread pushes to between two steps of a look."""
+
+        raced = False
+
+        def __reversed__(self) -> Iterator[lastly.Registration]:
+            looks = super().__reversed__()
+            if not self.raced:
+                self.raced = True
+                manager.defer(calls.append, "pushed by another thread")
+            return looks
+
+    async def main() -> None:
+        manager.defer(calls.append, "bottom")
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    manager._stack._registrations = Racing(manager._stack._registrations)
+    loop.close()
+    assert calls == ["pushed by another thread", "bottom"]
 
 
 @pytest.mark.parametrize("size", [1, 1000])

@@ -197,6 +197,25 @@ def test_on_timeout_is_bounded_by_the_same_timeout(
     assert isinstance(caught.value.__context__, lastly.CleanupTimeout)
 
 
+async def test_on_timeout_that_keeps_its_own_limit(manager: lastly.ShutdownManager, clock) -> None:
+    """R20: it has a limit too, and what ends in time has not failed."""
+    calls: list[str] = []
+
+    async def hang() -> None:
+        clock.advance(5)
+        await anyio.sleep_forever()
+
+    async def terminate() -> None:
+        await anyio.sleep(0)
+        calls.append("terminated")
+
+    manager.defer(hang, timeout=5, on_timeout=terminate)
+    with pytest.raises(lastly.CleanupTimeout) as caught:
+        await manager.aclose()
+    assert "on_timeout then failed" not in str(caught.value)
+    assert calls == ["terminated"]
+
+
 async def test_a_failing_on_timeout(manager: lastly.ShutdownManager) -> None:
     """R20: its exception is told, and is the context of the CleanupTimeout."""
     boom = OSError("cannot terminate")

@@ -168,6 +168,32 @@ def test_a_callback_that_has_run_is_let_go(manager: lastly.ShutdownManager, stac
     assert seen == [None]
 
 
+def test_only_a_large_stack_has_an_index(
+    manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6: from a certain size on, and after an unwind has let go of it only if somebody asks."""
+    monkeypatch.setattr(_stack, "_LARGE", 3)
+    stack, indexed = manager._stack, []
+    for _ in range(3):
+        indexed.append(stack._index is not None)
+        manager.unregister(others)
+        manager.register(closes)
+    indexed.append(stack._index is not None)
+    assert indexed == [False, False, False, True]
+    stack.forget_index()
+    manager.unregister(others)
+    assert stack._index is None
+    manager.register(closes)
+    assert stack._index is None
+    manager.unregister(others)
+    made = stack._index
+    assert made is not None
+    manager.unregister(others)
+    assert stack._index is made
+    manager.unregister(closes)
+    assert pending(manager) == []
+
+
 def test_others_that_come_while_the_last_one_is_taken_out() -> None:
     """R3, R6: two threads register and cancel equal callbacks at once, and none gets lost."""
     index = _stack.Index()
@@ -187,3 +213,38 @@ def test_others_that_come_while_the_last_one_is_taken_out() -> None:
     index.remove(second)
     assert set(index.find(closes)) == {first, third}
     manager.unregister(closes)
+
+
+def test_what_is_cancelled_before_it_is_in_the_index(manager: lastly.ShutdownManager) -> None:
+    """R3: another thread may cancel what is on the stack and not in the index yet."""
+    index = _stack.Index()
+    handles = [manager.defer(closes), manager.defer(closes)]
+    index.remove(handles[0])
+    index.add(handles[:1])
+    index.remove(handles[1])
+    assert list(index.find(closes)) == handles[:1]
+    manager.unregister(closes)
+
+
+async def test_a_push_while_the_newest_is_looked_for() -> None:
+    """R2: the unwind of one loop looks again if another thread registers in that moment."""
+    stack = _stack.Stack()
+
+    class Racing(dict):
+        """What holds the registrations: it is changed while it is looked at."""
+
+        raced = False
+
+        def __reversed__(self) -> Iterator[object]:
+            found = super().__reversed__()
+            if not self.raced:
+                self.raced = True
+                self["pushed meanwhile"] = None
+            return found
+
+    stack._registrations = Racing(first=None)
+    pop = stack.popper(lambda _: True)
+    assert pop() == ("pushed meanwhile", None)
+    assert pop() == ("first", None)
+    with pytest.raises(KeyError):
+        pop()

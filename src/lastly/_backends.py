@@ -112,6 +112,14 @@ def outermost_scope(around: object) -> Any:
 
 def load_anyio() -> None:
     """Load anyio and what it needs of this backend, which takes longer than all of lastly."""
+    # 3.11 cannot compile, as anyio does, while a finalizer that runs just then formats a
+    # traceback. That is over when it is asked again, and no callback is worth it.
+    with suppress(SystemError):
+        _load_anyio()
+    _load_anyio()
+
+
+def _load_anyio() -> None:
     import anyio  # lazy: a program without limits, scopes and other loops never needs it
 
     anyio.CancelScope()

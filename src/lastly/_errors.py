@@ -68,6 +68,10 @@ def log(outcome: Outcome, exception: BaseException) -> None:
             logger().error("%s", told, exc_info=exception)
 
 
+def inform(message: str, *args: object) -> None:
+    logger().info(message, *args)
+
+
 def warn(message: str, *args: object) -> None:
     with suppress(Exception):  # see log
         logger().warning(message, *args)

@@ -23,7 +23,7 @@ from ._checks import (
     checked_text,
     context_methods,
 )
-from ._errors import logger, reraise, warn
+from ._errors import inform, reraise, warn
 from ._guard import Guard
 from ._ladder import Ladder, signals
 from ._outcome import Reason, Status
@@ -546,7 +546,7 @@ class ShutdownManager:
         """
         why = Reason("request", checked_text("reason", reason))
         if self._ladder.ask(why, self._settings.clock.now()):
-            aside(partial(logger().info, "shutdown was requested: %s", why))
+            aside(partial(inform, "shutdown was requested: %s", why))
 
     async def wait_requested(self) -> Reason:
         """Wait until a shutdown is requested, by a signal or from code; return the reason.

@@ -18,7 +18,7 @@ from time import perf_counter, sleep
 
 from ._aside import aside
 from ._backends import call_soon, current_home, is_trio, nothing, stepping
-from ._errors import logger, reraise
+from ._errors import inform, logger, reraise, warn
 from ._fork import in_child
 from ._ladder import signals as ladder
 from ._outcome import Reason
@@ -97,7 +97,7 @@ class Handlers:
         ladder.ask(Reason("signal", name), perf_counter(), signum)
         exception = self._leave(rung, signum, frame)
         if rung == 1:
-            aside(partial(logger().info, "%s: shutting down", name))
+            aside(partial(inform, "%s: shutting down", name))
         else:
             where = () if exception is None else stack_of(frame)
             aside(partial(self._force, name, where))
@@ -121,7 +121,7 @@ class Handlers:
         exception = self._leave(2, 0, frame)
         if exception is not None:
             where = stack_of(frame)
-            aside(partial(logger().warning, "half of the grace is over: main is left%s", at(where)))
+            aside(partial(warn, "half of the grace is over: main is left%s", at(where)))
             raise exception
 
     def _step_aside(self) -> None:

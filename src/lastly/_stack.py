@@ -46,10 +46,11 @@ class Stack:
         return bool(self._registrations)
 
     def push(self, registration: Registration) -> None:
-        self._registrations[registration] = None
+        registrations = self._registrations
+        registrations[registration] = None
         if self._index is not None:
             self._index.add((registration,))
-        elif len(self._registrations) == _LARGE:
+        elif len(registrations) == _LARGE:
             self._make_index()
 
     def discard(self, registration: Registration) -> bool:

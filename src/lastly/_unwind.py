@@ -79,7 +79,6 @@ if TYPE_CHECKING:
 
 
 _RUNNING, _OK = Status.RUNNING, Status.OK
-_COROUTINES = (CoroutineType,)
 
 # Those that the current code runs inside of, as a callback or on behalf of one.
 inside: ContextVar[tuple[Unwind, ...]] = ContextVar("lastly_inside", default=())
@@ -189,11 +188,12 @@ class Unwind(Books):
         now, place, here = settings.clock.now, spot.at, guard.home
         entries, ends, weak_here, modules = ran.entries, ran.ends, weakly(here), sys.modules
         start, self.run = now(), run
+        coroutine: Any = CoroutineType
         if self.budget is None:
             ran.began = start
             around = None if self._outer is None else self._outer.spot
             self.budget = Budget(settings, self.ladder, start, around)
-        self._outer, budget = None, self.budget
+        self._outer, is_part = None, self.budget.is_part
         while not self._stopping:
             try:
                 registration, _ = pop()
@@ -207,7 +207,7 @@ class Unwind(Books):
             simple = (
                 options is None
                 and (home is None or home is here)
-                and not (settings.limits or signals.heeded or guard.is_spent or budget.is_part)
+                and not (settings.limits or signals.heeded or guard.is_spent or is_part)
             )
             if options is not None and options.block is not None and not self.is_member:
                 await self.run_place(self, registration, call)
@@ -224,7 +224,7 @@ class Unwind(Books):
                         told = self._instead if self.leaving is None else self.leaving
                         guard.make_way(registration._exit.shield)
                     result = call(registration, told, spot)
-                if simple and type(result) in _COROUTINES and run is None:
+                if simple and type(result) is coroutine and run is None:
                     spot.awaitable = result
                     if guard.scope is None and (guard.is_trio or "anyio" in modules):
                         guard.shield()
@@ -240,9 +240,12 @@ class Unwind(Books):
             if simple and exception is None:
                 # What finish() does, without its calls.
                 func = registration._func
-                if registration._name is None:
-                    plain = type(func) is FunctionType
-                    registration._name = func.__qualname__ if plain else qualified_name(func)
+                if registration._name is not None:
+                    pass
+                elif type(func) is FunctionType:
+                    registration._name = func.__qualname__
+                else:
+                    registration._name = qualified_name(func)
                 registration._status = _OK
                 registration._func = already_run
                 registration._args = ()

@@ -87,7 +87,7 @@ class Traces:
 class Server:
     """A server that runs, and is asked what it has logged and noted."""
 
-    def __init__(self, command: str, directory: Path, env: dict[str, str]) -> None:
+    def __init__(self, command: str, directory: Path, env: dict[str, str], *inherits: int) -> None:
         self.directory = directory
         self._log = directory / "log"
         # It keeps the port for a server that does not say which one it was given: one that is
@@ -106,6 +106,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=inherits,
                 cwd=directory,
                 # gunicorn has a socket in the runtime directory.
                 env={
