@@ -173,6 +173,25 @@ def test_run_in_another_thread_has_no_signals() -> None:
     assert results == ["unwound", expected]
 
 
+def test_the_grace_of_a_run_in_another_thread() -> None:
+    """R21, R24: it holds for the run also where no signal is heeded."""
+    caught: list[BaseException] = []
+
+    async def main() -> None:
+        lastly.defer(anyio.sleep_forever)
+
+    def run() -> None:
+        try:
+            lastly.run(main, grace=0.01)
+        except lastly.CleanupTimeout as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert [exc.name for exc in caught] == ["sleep_forever"]
+
+
 @backends
 def test_everything_unwinds_in_mains_task(backend: str, options: object) -> None:
     """R18, R24: also what was registered before; threads and task groups work there yet."""

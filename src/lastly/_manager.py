@@ -55,7 +55,6 @@ else:
     overload = staticmethod  # what it decorates is discarded, and typing stays unloaded
 
 _PENDING = Status.PENDING
-_getframe = sys._getframe
 
 _NOTHING: Any = object()  # None is a thing that people pass, by mistake or to say "none"
 
@@ -140,11 +139,7 @@ class ShutdownManager:
         """
         check_callback("register", func)
         options = Options(kwargs=kwargs) if kwargs else None
-        try:
-            frame = _getframe(1)
-        except ValueError:  # see _caller
-            frame = _getframe(0)
-        self._push(frame, func, args, None, options)
+        self._push(_caller(), func, args, options=options)
         return func
 
     def unregister(self, func: Callable[..., object], /) -> None:
@@ -413,8 +408,8 @@ class ShutdownManager:
         if not self._stack.discard(registration):
             return False
         registration._status = Status.CANCELLED
-        if registration._options is not None and registration._options.block is not None:
-            registration._options.block.members.pop(registration, None)
+        if registration._block is not None:
+            registration._block.members.pop(registration, None)
         self._let_go_if_empty()
         return True
 
@@ -459,7 +454,8 @@ class ShutdownManager:
             checked["slow_after"] = checked_seconds("slow_after", slow_after, zero=False)
         if errors is not _NOTHING:
             checked["errors"] = checked_errors(errors)
-        self._settings.change(checked)
+        for setting, value in checked.items():
+            setattr(self._settings, setting, value)
         watchman.heed(self._settings.slow_after)
 
     def last_report(self) -> Report | None:

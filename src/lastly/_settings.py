@@ -9,7 +9,6 @@ from ._clock import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Literal
 
     Errors = Literal["last", "group", "log"]
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
 class Settings:
     """Hold a manager's settings; an unwind in progress reads them as it goes.
 
-    `grace`, `timeout` and `slow_after` are seconds, or None for no limit and no log. `limits`
-    is whether one of the first two is given.
+    `grace`, `timeout` and `slow_after` are seconds, or None for no limit and no log.
     """
 
-    __slots__ = ("clock", "errors", "grace", "limits", "slow_after", "timeout")
+    __slots__ = ("clock", "errors", "grace", "slow_after", "timeout")
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -30,9 +28,3 @@ class Settings:
         self.grace: float | None = None
         self.timeout: float | None = None
         self.slow_after: float | None = None
-        self.limits = False
-
-    def change(self, changes: Mapping[str, object]) -> None:
-        for setting, value in changes.items():
-            setattr(self, setting, value)
-        self.limits = self.grace is not None or self.timeout is not None

@@ -188,7 +188,7 @@ class Unwind(Books):
         now, place, here = settings.clock.now, spot.at, guard.home
         entries, ends, weak_here, modules = ran.entries, ran.ends, weakly(here), sys.modules
         start, self.run = now(), run
-        coroutine: Any = CoroutineType
+        coroutine: Any = CoroutineType  # not by name, which would narrow what is awaited
         if self.budget is None:
             ran.began = start
             around = None if self._outer is None else self._outer.spot
@@ -207,7 +207,8 @@ class Unwind(Books):
             simple = (
                 options is None
                 and (home is None or home is here)
-                and not (settings.limits or signals.heeded or guard.is_spent or is_part)
+                and settings.grace is settings.timeout is None
+                and not (signals.heeded or guard.is_spent or is_part)
             )
             if options is not None and options.block is not None and not self.is_member:
                 await self.run_place(self, registration, call)
@@ -240,12 +241,9 @@ class Unwind(Books):
             if simple and exception is None:
                 # What finish() does, without its calls.
                 func = registration._func
-                if registration._name is not None:
-                    pass
-                elif type(func) is FunctionType:
-                    registration._name = func.__qualname__
-                else:
-                    registration._name = qualified_name(func)
+                if registration._name is None:
+                    name = func.__qualname__ if type(func) is FunctionType else None
+                    registration._name = name if type(name) is str else qualified_name(func)
                 registration._status = _OK
                 registration._func = already_run
                 registration._args = ()
