@@ -141,10 +141,7 @@ def check(python: Path, args: list[str]) -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (
-        *(demo, test, check, matrix, soak, mutate, bench),
-        *(docs, pictures, package),
-    )
+    for command in [demo, test, check, matrix, soak, mutate, bench, docs, pictures, package]
 }
 
 

@@ -34,7 +34,6 @@ class Books:
         self.leaving = leaving
         self.outside: BaseException | None = None
         self.error: BaseException | None = None
-        self.report: Report | None = None
         self.postponed: list[Registration] = []
         self.ran = Ran(settings.clock.now())
         self._instead: BaseException | None = None  # what an exit made of `leaving`
@@ -77,9 +76,9 @@ class Books:
             self.let_go_on(exc)
 
     def close_books(self) -> Report:
-        """Settle the report and which exception comes out, under the manager's `errors`."""
+        """Settle which exception comes out, under the manager's `errors`; return the report."""
         errors = self.settings.errors
-        self.report = Report(self.reason, self.ran, self.settings.clock.now() - self.ran.began)
+        report = Report(self.reason, self.ran, self.settings.clock.now() - self.ran.began)
         raised = [o.exception for o in self._failures if o.exception is not None]
         earlier = self._failures
         if self.postponed:
@@ -100,7 +99,7 @@ class Books:
         if self.error is not None and earlier:
             lead = f"{count(earlier, 'earlier failure')} in this unwind"
             add_note(self.error, f"{lead}: {listed(earlier)}")
-        return self.report
+        return report
 
     def verdict(self, leaving: BaseException | None) -> BaseException | None:
         """Return the exception that must come out of a scope that `leaving` leaves (R12)."""

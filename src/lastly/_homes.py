@@ -67,7 +67,7 @@ def call_from_outside(
         if spot.limit is not None:
             spot.limit.elsewhere = True
         prepare(home)
-        if registration._options is not None and registration._options.block is not None:
+        if registration._block is not None:
             # R4: those that share its place are awaited meanwhile.
             return _in_worker_thread(registration, leaving, spot, hand_over)
         return _call_there(registration, leaving, spot, spot.step, hand_over)

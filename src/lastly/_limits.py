@@ -130,7 +130,7 @@ class Budget:
     whether that has a limit.
     """
 
-    __slots__ = ("_began", "_ladder", "_outer_end", "_settings", "is_part")
+    __slots__ = ("_began", "_ladder", "_outer_end", "_settings")
 
     def __init__(
         self, settings: Settings, ladder: Ladder, began: float, outer: Spot | None = None
@@ -141,10 +141,12 @@ class Budget:
         # A shield would hide from it that the callback around it is being cancelled (R18), so
         # it has to keep to the time of that one by itself.
         self._outer_end = inf
-        self.is_part = False
         if outer is not None and outer.limit is not None:
             self._outer_end = began + outer.limit.left(outer.settings.clock.now())
-            self.is_part = self._outer_end < inf
+
+    @property
+    def is_part(self) -> bool:
+        return self._outer_end < inf
 
     def limit_for(self, registration: Registration, start: float) -> Limit | None:
         """Return how long a callback that starts now may take; None for as long as it likes.

@@ -40,9 +40,8 @@ async def run_place(
     They are called one after the other, the newest first; then what they returned is awaited,
     each in a task of its own, and threads go on meanwhile. One's failure is not the others'.
     """
-    assert first._options is not None
-    assert first._options.block is not None
-    registrations = [first, *first._options.block.take(discard)]
+    assert first._block is not None
+    registrations = [first, *first._block.take(discard)]
     place.members = members = [
         _Member(place, registration, len(place.ran.entries) + n, len(registrations) - n - 1)
         for n, registration in enumerate(registrations)

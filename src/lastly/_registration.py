@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from types import CoroutineType, FunctionType, GeneratorType
+from types import CoroutineType, GeneratorType
 from weakref import ref
 
 from ._outcome import Status, kind_of, origin, plain
@@ -200,6 +200,11 @@ class Registration:
         """What it is marked with if it is the exit of a context manager."""
         return None if self._options is None else self._options.exit
 
+    @property
+    def _block(self) -> Block | None:
+        """The block whose place on the stack it shares."""
+        return None if self._options is None else self._options.block
+
 
 def call(registration: Registration, leaving: BaseException | None) -> Any:
     """Call the callback; a context manager's exit is told the exception that is leaving."""
@@ -303,8 +308,6 @@ def looks_async(func: Any) -> bool:
 
 def qualified_name(func: Any) -> str:
     """Return the best name that a callable has, looking through `functools.partial`."""
-    if type(func) is FunctionType:
-        return func.__qualname__  # which cannot fail
     while isinstance(func, partial):
         func = func.func
     try:
