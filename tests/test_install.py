@@ -558,6 +558,10 @@ if sys.argv[2] == "before":
     lastly.install_signal_handlers()
 lastly.register(print, "module")
 
+@trio.lowlevel.enable_ki_protection
+def in_trio():
+    signal.raise_signal(signal.SIGTERM)
+
 async def main():
     if sys.argv[2] == "inside":
         lastly.install_signal_handlers()
@@ -567,7 +571,7 @@ async def main():
         if sys.argv[1] == "SIGTERM in main":
             signal.raise_signal(signal.SIGTERM)
         if sys.argv[1] == "SIGTERM in trio":
-            trio.lowlevel.enable_ki_protection(signal.raise_signal)(signal.SIGTERM)
+            in_trio()
         print("ready", flush=True)
         await trio.sleep_forever()
     finally:
@@ -595,6 +599,7 @@ def test_a_trio_run_of_ones_own(start_child, does: str, where: str, status: set[
     ended = child.wait()
     assert ended.out[-2:] == ["finally", "module"]
     assert ended.status in status
+    assert ("ready" in ended.out) is not does.endswith("in main")
 
 
 def test_it_is_for_the_main_thread() -> None:
