@@ -127,6 +127,15 @@ async def main():
             print("ready", flush=True)
             while True:
                 pass
+        elif does == "stubborn":
+            try:
+                print("ready", flush=True)
+                while True:
+                    pass
+            except SystemExit:
+                print("once more", flush=True)
+            while True:
+                pass
         else:
             await asyncio.sleep(600)
     finally:
@@ -181,15 +190,119 @@ def test_ctrl_c_under_asyncio_run(start_child) -> None:
     assert ended.status in {-SIGINT, 1}
 
 
-def test_the_second_signal_under_asyncio_run(start_child) -> None:
-    """R25, R27: a main that never awaits is left where it is; the rest is forced."""
-    child = start_child(ASYNC, "asyncio", "busy", PYTHONWARNINGS="ignore")
+def test_a_main_that_never_awaits(start_child) -> None:
+    """R27: it is left where it is, at the first signal."""
+    child = start_child(ASYNC, "asyncio", "busy")
     child.wait_for("ready")
     child.send(SIGTERM)
+    ended = child.wait()
+    assert ended.out == ["ready", "ready", "finally", "in loop", "module"]
+    assert (ended.err, ended.status) == ("", 143)
+
+
+def test_the_second_signal_under_asyncio_run(start_child) -> None:
+    """R25, R27: a main that goes on regardless is left where it is; the rest is forced."""
+    child = start_child(ASYNC, "asyncio", "stubborn", PYTHONWARNINGS="ignore")
+    child.wait_for("ready")
+    child.send(SIGTERM)
+    child.wait_for("once more")
     child.send(SIGINT)
     ended = child.wait()
     assert "the second signal: forcing the shutdown\nmain is left, at " in ended.err
     assert ended.status in {1, 143, -SIGINT}
+
+
+LAST_STEP = """
+import asyncio, signal, sys
+import lastly
+
+runner, does, *again = sys.argv[1:]
+lastly.install_signal_handlers()
+lastly.register(print, "module")
+
+async def generate():
+    try:
+        while True:
+            yield
+    finally:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        print("generator closed")
+
+async def slow():
+    for _ in range(5):
+        await asyncio.sleep(0)
+    print("in loop")
+
+generator = generate()
+
+def send():
+    for _ in (1, *again):
+        signal.raise_signal(signal.SIGTERM)
+
+async def wake(event):
+    event.set()  # main goes on before whatever is called soon from here on
+    if does in ("while another is at work", "as it unwinds"):
+        send()
+
+async def main():
+    lastly.register(slow)
+    await anext(generator)
+    event = asyncio.Event()
+    waker = asyncio.create_task(wake(event))
+    await event.wait()
+    if does == "in it":
+        send()
+    elif does == "between":
+        asyncio.get_running_loop().call_soon(send)
+    elif does == "as it unwinds":
+        await lastly.aclose()
+    await waker
+
+if runner == "uvloop":
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+print("after")
+"""
+
+
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "does",
+    [["in it"], ["in it", "again"], ["while another is at work"], ["between"], ["as it unwinds"]],
+    ids=" ".join,
+)
+def test_a_signal_in_the_last_step_of_main(run_child, runner: str, does: list[str]) -> None:
+    """R14, R27: the teardown that follows is whole: all is closed, also generators, and 143.
+
+    uvicorn sends itself the signals it has got, each of them, when all is done.
+    """
+    ended = run_child(LAST_STEP, runner, *does, expect=143)
+    assert sorted(ended.out) == ["generator closed", "in loop", "module"]
+    assert ended.err == ""
+
+
+FOREVER = """
+import asyncio, signal
+import lastly
+
+lastly.install_signal_handlers()
+loop = asyncio.new_event_loop()
+loop.call_soon(lastly.register, print, "in loop")
+loop.call_soon(signal.raise_signal, signal.SIGTERM)
+try:
+    loop.run_forever()
+finally:
+    loop.close()
+"""
+
+
+def test_a_loop_that_runs_forever(run_child) -> None:
+    """R27: it has no main; the exit comes out of `run_forever`."""
+    ended = run_child(FOREVER, expect=143)
+    assert (ended.out, ended.err) == (["in loop"], "")
 
 
 UVICORN = """

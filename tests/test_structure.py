@@ -66,11 +66,13 @@ def test_there_are_no_import_cycles() -> None:
         ("_wakeup", set()),
         ("_ladder", {"_backends", "_fork"}),
         ("_main", {"_backends", "_spot", "_unwind", "_watch", "_where"}),
+        ("_delivery", {"_backends", "_errors", "_unwind"}),
         (
             "_signals",
             {
                 "_aside",
                 "_backends",
+                "_delivery",
                 "_errors",
                 "_fork",
                 "_ladder",

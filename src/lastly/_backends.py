@@ -93,6 +93,16 @@ def stepping() -> Any:
     return None
 
 
+def main_of(loop: Any) -> Any:
+    """Return the task that this asyncio loop runs until the end of, if there is one."""
+    # Not public, but the one thing that tells. Without it there is none.
+    for task in sys.modules["asyncio"].all_tasks(loop):
+        for callback, _ in getattr(task, "_callbacks", None) or ():
+            if "run_until_complete" in getattr(callback, "__qualname__", ""):
+                return task
+    return None
+
+
 def cancel_status() -> Any:
     """Return what trio has for the innermost cancel scope of this task; None elsewhere."""
     if not is_trio(current_home()):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from _thread import allocate_lock
 from contextlib import suppress
@@ -17,8 +16,9 @@ from itertools import count
 from time import perf_counter, sleep
 
 from ._aside import aside
-from ._backends import call_soon, current_home, is_trio, nothing, stepping
-from ._errors import inform, logger, reraise, warn
+from ._backends import nothing
+from ._delivery import delivered
+from ._errors import inform, logger, warn
 from ._fork import in_child
 from ._ladder import signals as ladder
 from ._outcome import Reason
@@ -190,10 +190,10 @@ def install_signal_handlers(*signums: int) -> None:
     For what does not use `run`: a sync program, `asyncio.run`, or `uvicorn.run`, before which it
     is to be called. SIGINT and SIGTERM unless others are given. On the first one, SystemExit(128
     + its number) is raised in the main thread, also out of `time.sleep` and other waits; where
-    an event loop runs there, it is raised by that, out of `asyncio.run`. So each `finally` runs,
-    and then all that is registered. In an unwind nothing is raised before that is done, and
-    whoever waits in `wait_requested` is left to return by itself. The second signal raises it
-    again, and forces the unwind (R22); the third one kills.
+    an event loop runs there, it is raised by that, out of `asyncio.run`, or in the step that
+    main is at. So each `finally` runs, and then all that is registered. In an unwind nothing is
+    raised before that is done, and whoever waits in `wait_requested` is left to return by
+    itself. The second signal raises it again, and forces the unwind (R22); the third one kills.
 
     A handler that was there is called instead of that, `KeyboardInterrupt` for SIGINT included.
     A signal that is ignored stays so. To call it again changes nothing.
@@ -221,35 +221,11 @@ def _leave_program(rung: int, signum: int, frame: FrameType | None) -> BaseExcep
     if is_default and rung == 1 and request is not None and request.awaited:
         return None
     if previous is signal.SIG_DFL:
-        return _delivered(SystemExit(128 + signum), rung)
+        return delivered(SystemExit(128 + signum), rung)
     try:
         previous(signum, frame)
     except BaseException as exc:
-        return _delivered(exc, rung)
-    return None
-
-
-def _delivered(exception: BaseException, rung: int) -> BaseException | None:
-    """Return the exception if it may be raised just here, or see to it that it is elsewhere."""
-    thread = threading.current_thread()
-    unwind = next((unwind for unwind in list(in_progress) if unwind.thread is thread), None)
-    if unwind is not None:
-        if not unwind.exiting:  # else there is nothing left that it could end
-            unwind.outside = exception
-        return None
-    home = current_home()
-    if home is None or (rung > 1 and stepping() is not None):
-        return exception
-    if not is_trio(home):
-        # Raised in the middle of the loop's own work it could lose some of that.
-        call_soon(home, partial(reraise, exception))
-        return None
-    lowlevel = sys.modules["trio"].lowlevel
-    if not lowlevel.currently_ki_protected():
-        return exception
-    # Trio takes no exception from outside but its own Ctrl-C. To cancel main is what is public.
-    nurseries = lowlevel.current_root_task().child_nurseries
-    call_soon(home, nurseries[-1].cancel_scope.cancel if nurseries else nothing)
+        return delivered(exc, rung)
     return None
 
 
