@@ -837,6 +837,29 @@ def test_the_failure_of_another_manager_that_a_signal_would_hide(run_child) -> N
     assert "ZeroDivisionError" in ended.err
 
 
+BESIDE = """
+import signal, sys
+import lastly
+
+async def main():
+    if sys.argv[1] == "main":
+        raise ValueError
+    if sys.argv[1] == "a signal":
+        signal.raise_signal(signal.SIGTERM)
+
+lastly.defer(sys.exit)
+if sys.argv[1] not in ("main", "nothing"):
+    lastly.register(lambda: 1 / 0)
+lastly.run(main)
+"""
+
+
+@pytest.mark.parametrize("what", ["a callback", "a signal", "main", "nothing"])
+def test_a_failure_beside_a_callback_that_exits(run_child, what: str) -> None:
+    """R26: the `sys.exit()` of a callback is the final exception, but no success."""
+    run_child(BESIDE, what, expect=0 if what == "nothing" else 1)
+
+
 HIDDEN = """
 import asyncio, signal, sys
 import anyio

@@ -118,6 +118,9 @@ class Books:
             return leaving
         if leaving is not None:
             chain(self.error, leaving)
+        is_success = isinstance(self.error, SystemExit) and not self.error.code
+        if is_success and (self._interrupted or len(self._failures) > 1 or leaving is not None):
+            Books.unseen += 1  # whatever reads the exit status
         return self.error
 
     @property
