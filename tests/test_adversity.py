@@ -414,6 +414,64 @@ def test_ctrl_c_when_the_turn_was_just_taken(manager: lastly.ShutdownManager) ->
     assert calls == ["callback"]
 
 
+CTRL_C_INSIDE = """
+import asyncio, sys, threading
+import lastly
+from lastly._unwind import in_progress, inside
+
+awaits = sys.argv[1] == "aclose"
+
+def interrupted(moment):
+    "Close a manager, with a Ctrl-C at the so-manieth call or line of its module; if there is one."
+    manager, ran, seen = lastly.ShutdownManager(slow_after=None), [], 0
+    for name in "ab":
+        manager.defer(ran.append, name)
+
+    def trace(frame, event, arg):
+        nonlocal seen
+        if frame.f_code.co_filename != lastly._manager.__file__ or event not in ("call", "line"):
+            return None if event == "call" else trace
+        seen += 1
+        if seen == moment:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    async def aclose():
+        sys.settrace(trace)
+        await manager.aclose()
+
+    try:
+        if awaits:
+            asyncio.run(aclose())
+        else:
+            sys.settrace(trace)
+            manager.close()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    manager.defer(ran.append, "later")
+    closer = threading.Thread(target=manager.close, daemon=True)
+    closer.start()
+    closer.join(20)
+    if closer.is_alive() or in_progress or inside.get() or sorted(ran) != ["a", "b", "later"]:
+        print("at", moment, "of", seen, ran, closer.is_alive(), in_progress, inside.get(), flush=True)
+    return seen >= moment
+
+moment = 1
+while interrupted(moment):
+    moment += 1
+print("at none of", moment > 50)
+"""
+
+
+@pytest.mark.parametrize("verb", ["close", "aclose"])
+def test_ctrl_c_at_any_line_of_the_manager(run_child, verb: str) -> None:
+    """R3, R13: the manager can be closed again, and what has not run runs then."""
+    assert run_child(CTRL_C_INSIDE, verb).out == ["at none of True"]
+
+
 CTRL_C = """
 import asyncio, os, signal, sys
 import lastly

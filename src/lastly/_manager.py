@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AsyncContextDecorator, ContextDecorator, suppress
+from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
 from threading import current_thread
 from types import MethodType
@@ -602,7 +602,7 @@ class ShutdownManager:
     def _close(self, unwind: Unwind, pop: Pop | None = None) -> bool | None:
         """Unwind, or join the unwind in progress; return what `__exit__` returns."""
         leaving = unwind.leaving
-        with _Turn(self, unwind):
+        with (turn := _Turn(self, unwind)), turn:
             whose = self._run_or_join(unwind, pop or self._stack.pop)
         return _come_out(whose, unwind.leaving, leaving)
 
@@ -611,7 +611,7 @@ class ShutdownManager:
         if current_home() is None:
             # A child that was forked in this task: no loop runs in it. Its exit will unwind.
             return _come_out(unwind, leaving, leaving)
-        with _Turn(self, unwind):
+        with (turn := _Turn(self, unwind)), turn:
             whose = await self._run_or_join_async(unwind)
         return _come_out(whose, unwind.leaving, leaving)
 
@@ -622,7 +622,7 @@ class ShutdownManager:
         if not self._stack.count(is_its_own) and not self._is_called_from_elsewhere(loop):
             return None
         unwind = self._new_unwind(Reason("loop teardown"), is_its_own)
-        with _Turn(self, unwind):
+        with (turn := _Turn(self, unwind)), turn:
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
             while (current := self._begin(unwind)) is not None and current is not unwind:
@@ -719,8 +719,8 @@ class ShutdownManager:
             report = unwind.close_books()
             if unwind.ran.entries:
                 self._last_report = report
-            for postponed in reversed(unwind.postponed):
-                self._stack.push(postponed)
+            while unwind.postponed:
+                self._stack.push(unwind.postponed.pop())
         finally:
             if self._current.get(None) is unwind:
                 del self._current[None]
@@ -745,25 +745,31 @@ class ShutdownManager:
 class _Turn:
     """Mark what runs inside of an unwind, and end the unwind whatever happens.
 
-    Entered before the manager is asked for its turn: a Ctrl-C between the two must not
-    leave the manager waiting for an unwind that nobody drives.
+    Entered before the manager is asked for its turn: a Ctrl-C between the two must not leave the
+    manager waiting for an unwind that nobody drives. And entered twice, `with turn, turn`: one
+    that comes just as the inner `__enter__` or `__exit__` is called leaves it to the outer one.
     """
 
-    __slots__ = ("_manager", "_token", "_unwind")
+    __slots__ = ("_is_sure", "_manager", "_unwind")
 
     def __init__(self, manager: ShutdownManager, unwind: Unwind) -> None:
         self._manager = manager
         self._unwind = unwind
+        self._is_sure = False
 
     def __enter__(self) -> None:
+        if not self._is_sure:
+            self._is_sure = True
+            return
         in_progress[self._unwind] = None
-        self._token = inside.set((*inside.get(), self._unwind))
+        inside.set((*inside.get(), self._unwind))
 
     def __exit__(self, *exc: object) -> None:
         try:
-            self._manager._end(self._unwind)
-            with suppress(ValueError):  # closed from outside its task, hence its context
-                inside.reset(self._token)
+            if not self._unwind.done.done():
+                self._manager._end(self._unwind)
+            # No token of the variable's own: a Ctrl-C can come before that is kept.
+            inside.set(tuple(unwind for unwind in inside.get() if unwind is not self._unwind))
         finally:
             # From here on a signal handler raises again where it is called.
             in_progress.pop(self._unwind, None)
