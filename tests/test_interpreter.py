@@ -276,7 +276,30 @@ def test_the_first_registration_while_the_interpreter_exits(run_child) -> None:
             lastly.close()
         """
     )
-    assert (ended.out, ended.err) == (["closed"], "")
+    assert ended.out == ["closed"]
+    assert "callback late.<locals>.close (" in ended.err
+    assert ") was registered when the unwind at interpreter exit was over" in ended.err
+
+
+def test_registering_when_the_unwind_at_exit_is_over(run_child) -> None:
+    """R3, R16: nothing calls that any more, and the log says so; unless it is closed by hand."""
+    ended = run_child(
+        """
+        import atexit, lastly
+
+        @atexit.register
+        def late():  # atexit calls it after lastly's own hook, which is newer
+            lastly.defer(print, "never", name="one")
+            manager = lastly.ShutdownManager()
+            manager.defer(print, "by hand")
+            manager.close()
+
+        lastly.defer(print, "in time")
+        """
+    )
+    assert ended.out == ["in time", "by hand"]
+    assert ") was registered when the unwind at interpreter exit was over: it will not" in ended.err
+    assert ended.err.startswith("callback one (")
 
 
 def test_os_exit_runs_nothing(run_child) -> None:

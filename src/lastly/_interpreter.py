@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from ._aside import settle
-from ._errors import count
+from ._errors import count, warn
 from ._fork import in_child
 from ._watch import OneWait, threads_that_hold, told_of_thread
 
@@ -44,6 +44,7 @@ _before: list[None] = []  # the threads are waited for: whether anything runs th
 _last: list[Settings] = []  # of the manager that was used last: for when all are empty
 _waits: list[_ThreadsWait] = []
 _raised: list[BaseException] = []  # before the threads, for afterwards
+_over: list[None] = []  # the unwind at exit: what is registered now, comes too late
 
 _FIRST = 1000  # among the finalizers of multiprocessing, which close what callbacks may yet use
 
@@ -54,6 +55,13 @@ def hold(manager: Manager) -> None:
         _install()
     _managers[manager] = None
     _last[:] = [manager._settings]
+    if _over and (late := manager.pending()):
+        warn(
+            "callback %s (%s) was registered when the unwind at interpreter exit was over: it will "
+            "not run, unless something closes its manager",
+            late[0].name,
+            late[0].origin,
+        )
 
 
 def forget(manager: Manager) -> None:
@@ -76,10 +84,14 @@ def _install() -> None:
     # Private, but the one hook that comes before the interpreter joins its threads: later
     # ones run earlier, so that this is before that executor waits for its own. Without it
     # that wait is not watched, and `before_threads` has no effect; nothing else is lost.
-    with suppress(KeyError, RuntimeError):
+    try:
         register: Any = vars(threading)["_register_atexit"]
         register(_before_threads)
         _before.append(None)
+    except KeyError:
+        pass
+    except RuntimeError:  # the threads have ended, and atexit drops what is registered by now
+        _over.append(None)
     _hook_into_multiprocessing()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
@@ -119,6 +131,7 @@ def _at_the_end_of_a_child(unwind: Callable[[], object]) -> None:
 def _start_anew() -> None:
     _waits.clear()
     _raised.clear()
+    _over.clear()
     for manager in list(_managers):
         manager._in_child()
     _hook_into_multiprocessing()
@@ -184,6 +197,7 @@ def unwind_at_exit() -> None:
             if manager not in _managers:
                 break
         forget(manager)
+    _over[:] = [None]
     settle()
     if error is not None:
         raise error
