@@ -316,6 +316,14 @@ def test_names_of_callables(manager: lastly.ShutdownManager, callback, name: str
     assert handle.cancel()
 
 
+def test_a_name_that_would_forge_a_line(manager: lastly.ShutdownManager) -> None:
+    """R7, R23: what breaks a line or steers a terminal is shown escaped, wherever it is told."""
+    handle = manager.defer(print, name="a\nERROR b\x1b[31m é")
+    assert handle.name == r"a\nERROR b\x1b[31m é"
+    assert len(repr(handle).splitlines()) == 1
+    handle.cancel()
+
+
 def test_a_name_that_cannot_be_read(manager: lastly.ShutdownManager) -> None:
     """R7: a callable whose __qualname__ raises, or is no string, is named by its type."""
 

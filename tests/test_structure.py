@@ -57,7 +57,7 @@ def test_there_are_no_import_cycles() -> None:
         ("_index", {"_registration"}),
         ("_books", {"_errors", "_outcome", "_registration"}),
         ("_stack", {"_index", "_registration"}),
-        ("_watch", {"_errors", "_fork", "_where"}),
+        ("_watch", {"_errors", "_fork", "_outcome", "_where"}),
         ("_spot", {"_backends", "_threads", "_watch", "_where"}),
         ("_interpreter", {"_aside", "_errors", "_fork", "_watch"}),
         ("_limits", {"_backends", "_ladder", "_outcome", "_watch"}),

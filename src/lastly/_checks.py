@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import inf
 from types import CodeType, FunctionType, MethodType
 
-from ._outcome import plain
+from ._outcome import one_line
 from ._registration import (
     CO_ITERABLE_COROUTINE,
     Options,
@@ -118,7 +118,7 @@ def _name(given: object) -> str:
 
 def checked_text(what: str, text: object) -> str | None:
     if text is None or isinstance(text, str):
-        return None if text is None else plain(text)
+        return None if text is None else one_line(text)
     raise TypeError(f"a {what} is a string, but {text!r} was given; write {what}={str(text)!r}")
 
 

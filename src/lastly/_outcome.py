@@ -277,6 +277,16 @@ def plain(text: str) -> str:
     return text if type(text) is str else str.__str__(text)
 
 
+def one_line(text: str) -> str:
+    """Return the text of a name, without what would break a line or steer a terminal."""
+    text = plain(text)
+    if text.isprintable():
+        return text
+    from ._render import clean  # lazy: it loads what draws
+
+    return clean(text)
+
+
 def describe(exception: BaseException) -> str:
     """Return "Type: text" for an exception, also where its `__str__` raises."""
     kind = kind_of(exception)

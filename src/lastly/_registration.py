@@ -11,7 +11,7 @@ from functools import partial
 from types import CoroutineType, GeneratorType
 from weakref import ref
 
-from ._outcome import Status, kind_of, origin, plain
+from ._outcome import Status, kind_of, one_line, origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -314,4 +314,4 @@ def qualified_name(func: Any) -> str:
         name: object = func.__qualname__
     except Exception:  # it may run the user's code, and a name is not worth an unwind
         name = None
-    return plain(name) if isinstance(name, str) else kind_of(func)
+    return one_line(name) if isinstance(name, str) else kind_of(func)

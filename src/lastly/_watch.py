@@ -17,6 +17,7 @@ from time import perf_counter
 
 from ._errors import logger
 from ._fork import in_child
+from ._outcome import one_line
 from ._where import thread_stack
 
 TYPE_CHECKING = False
@@ -195,7 +196,7 @@ def threads_that_hold() -> list[Thread]:
 
 def told_of_thread(thread: Thread) -> str:
     """Return a thread's name and where it is, one indented line for each."""
-    lines = [f"    {thread.name}, at"]
+    lines = [f"    {one_line(thread.name)}, at"]
     lines += [f"        {line}" for line in thread_stack(thread.ident or 0)]
     return "\n".join(lines)
 
