@@ -65,7 +65,10 @@ def test_there_are_no_import_cycles() -> None:
         ("_aside", {"_fork"}),
         ("_wakeup", set()),
         ("_ladder", {"_backends", "_fork"}),
-        ("_main", {"_backends", "_spot", "_unwind", "_watch", "_where"}),
+        (
+            "_main",
+            {"_aside", "_backends", "_errors", "_spot", "_unwind", "_watch", "_where"},
+        ),
         ("_delivery", {"_backends", "_errors", "_unwind"}),
         (
             "_signals",

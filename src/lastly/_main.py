@@ -1,7 +1,7 @@
 """Main of a run: cancel it, tell whether that is what came out of it, and say where it is.
 
 It runs in the task that unwinds, so that what it entered can exit there (R8). May import
-_backends, _settings, _spot, _unwind, _watch and _where.
+_aside, _backends, _errors, _settings, _spot, _unwind, _watch and _where.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, start_new_thread
 from contextlib import suppress
+from functools import partial
 from threading import TIMEOUT_MAX, current_thread, get_ident
 
+from ._aside import aside
 from ._backends import (
     call_soon,
     cancel_status,
@@ -19,6 +21,7 @@ from ._backends import (
     is_trio,
     stepping,
 )
+from ._errors import warn
 from ._spot import look_from_outside
 from ._unwind import in_progress
 from ._watch import OneWait, at
@@ -76,14 +79,18 @@ class Main:
         self._cancels += 1
         (self.task if self._scope is None else self._scope).cancel()
 
-    def cancel_between(self) -> None:
+    def cancel_between(self, why: str | None = None) -> None:
         """Cancel it, but not in the middle of an unwind of its own: when that is done."""
         # A native cancellation would cost that the callback that it is at. The second signal
         # has forced it already.
+        cancel = partial(self.cancel_between, why)
         for unwind in list(in_progress):
             if getattr(unwind.guard, "task", None) is self.task:
-                unwind.done.add_done_callback(lambda _: self.call_soon(self.cancel_between))
+                unwind.done.add_done_callback(lambda _: self.call_soon(cancel))
                 return
+        if why is not None and not self.is_over:
+            where = await_chain(self.task, self.awaitable)
+            aside(partial(warn, "%s: main is cancelled%s", why, at(where)))
         self.cancel()
 
     def cancel_after(self, seconds: float, interrupt: Callable[[], object]) -> None:
@@ -101,7 +108,7 @@ class Main:
 
             def cancel() -> None:
                 answered.release()
-                self.cancel_between()
+                self.cancel_between("half of the grace is over")
 
             self.call_soon(cancel)
             if not answered.acquire(timeout=_ANSWERS):
