@@ -12,6 +12,7 @@ from quart import Quart
 import lastly
 from lastly.contrib.quart import lifespan
 
+lastly.install_signal_handlers()  # or else hypercorn's worker dies of a SIGTERM of its own
 app = Quart(__name__)
 app.while_serving(lifespan)
 pool: Any = None

@@ -237,6 +237,12 @@ def sigterm(server: CaseServer, stack: ExitStack) -> None:
     server.send(signal.SIGTERM)
 
 
+def sigterm_to_all(server: CaseServer, stack: ExitStack) -> None:
+    """As systemd sends it, unless its KillMode says otherwise."""
+    served(server, stack)
+    os.killpg(server.process.pid, signal.SIGTERM)
+
+
 def sigint(server: CaseServer, stack: ExitStack) -> None:
     served(server, stack)
     server.send(signal.SIGINT)
@@ -314,6 +320,7 @@ def reload(server: CaseServer, stack: ExitStack) -> None:
 
 ENDINGS: dict[str, Callable[[CaseServer, ExitStack], None]] = {
     "SIGTERM": sigterm,
+    "SIGTERM to all": sigterm_to_all,
     "SIGINT": sigint,
     "two SIGINTs": two_sigints,
     "SIGINT, cleanup hangs": sigint,

@@ -105,6 +105,22 @@ def test_signal_handlers_save_hypercorns_slower_workers(case: Case, finish: Fini
     assert sorted(names(traces, "called")) == ["asyncpg", "asyncpg", *["module level"] * 2]
 
 
+@pytest.mark.parametrize("case", [Case("quart", "hypercorn", "SIGTERM to all")], ids=str)
+def test_hypercorns_worker_dies_of_a_sigterm_of_its_own(case: Case, finish: Finish) -> None:
+    """Nothing is closed, and the exit status is 0."""
+    traces = finish(case)
+    assert (check(case, traces), traces.status) == ("nothing", 0)
+
+
+@pytest.mark.parametrize(
+    "case", [Case("quart", "hypercorn", "SIGTERM to all", handlers=True)], ids=str
+)
+def test_signal_handlers_save_hypercorns_worker(case: Case, finish: Finish) -> None:
+    """R27: with install_signal_handlers() in the app's module it closes everything."""
+    traces = finish(case)
+    assert names(traces, "called") == ["asyncpg", "module level"]
+
+
 @pytest.mark.parametrize("case", [Case("aiohttp", "aiohttp", "two SIGINTs", "task group")], ids=str)
 def test_a_task_group_in_aiohttp_after_two_sigints(case: Case, finish: Finish) -> None:
     """R8, R14: it cannot be closed in the loop's teardown, which is another task; the rest can."""
