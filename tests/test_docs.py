@@ -79,7 +79,7 @@ def check_unit(path: Path) -> None:
 
 def check_dockerfile(path: Path) -> None:
     parsed = dockerfile_parse.DockerfileParser(str(path)).structure
-    known = {"FROM", "WORKDIR", "COPY", "RUN", "CMD"}
+    known = {"FROM", "ENV", "WORKDIR", "COPY", "RUN", "CMD"}
     assert {instruction["instruction"] for instruction in parsed} == known
     [command] = [i["value"] for i in parsed if i["instruction"] == "CMD"]
     assert isinstance(yaml.safe_load(command), list), (
