@@ -904,12 +904,21 @@ def test_a_failure_that_nobody_sees(run_child, what: str) -> None:
 
 
 AS_PROCESS_1 = """
-import os, signal, sys
+import os, signal, sys, threading
 import anyio
 import lastly
 
+def hang():
+    threading.main_thread().join()  # until the interpreter waits for this thread
+    print("closed", flush=True)
+    while True:  # one that comes just before that wait blocks does not interrupt it
+        os.kill(1, signal.SIGTERM)
+        threading.Event().wait(0.05)
+
 async def main():
     assert os.getpid() == 1
+    if sys.argv[1] == "later":
+        return
     if sys.argv[1] == "3":
         @lastly.register
         def kill():
@@ -920,6 +929,9 @@ async def main():
     await anyio.sleep_forever()
 
 lastly.run(main)
+if sys.argv[1] == "later":
+    lastly.run(main)  # a second time changes nothing
+    threading.Thread(target=hang).start()
 """
 
 
@@ -935,9 +947,12 @@ def unshared() -> list[str]:
     pytest.skip("no process can be the first of its own here")
 
 
-@pytest.mark.parametrize("signals", ["1", "3"])
+@pytest.mark.parametrize("signals", ["1", "3", "later"])
 def test_process_1(tmp_path: Path, signals: str) -> None:
-    """R25, R26: the kernel spares it the default action of a signal, but not the third one."""
+    """R25, R26: the kernel spares it the default action of a signal, but not the third one.
+
+    Nor one that comes when the run is over, and something else hangs.
+    """
     program = tmp_path / "program.py"
     program.write_text(AS_PROCESS_1)
     done = subprocess.run(

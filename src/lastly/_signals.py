@@ -63,7 +63,9 @@ class Handlers:
 
     def install(self, signums: Iterable[int]) -> None:
         for signum in signums:
-            previous = signal.getsignal(signum)
+            previous: Any = signal.getsignal(signum)
+            if previous is _default_of_process_1:
+                previous = signal.SIG_DFL
             # None is a handler that Python cannot put back. What is ignored stays so: nohup
             # asks for that, and so does a shell for what it starts in the background.
             if previous in (None, signal.SIG_IGN) or signum in self.previous:
@@ -78,7 +80,10 @@ class Handlers:
             self._ends = True
             # Python's own for SIGINT comes last, for it may raise in the middle of this.
             for signum in sorted(self.previous, key=signal.SIGINT.__eq__):
-                signal.signal(signum, self.previous[signum])
+                previous = self.previous[signum]
+                if previous is signal.SIG_DFL and os.getpid() == 1:
+                    previous = _default_of_process_1
+                signal.signal(signum, previous)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """Climb one rung (R25)."""
@@ -163,6 +168,11 @@ def die(signum: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
     signal.raise_signal(signum)
     os._exit(128 + signum)  # process 1 has survived that
+
+
+def _default_of_process_1(signum: int, _: FrameType | None) -> None:
+    # The kernel's would be to do nothing: what hangs after a run could not be ended any more.
+    die(signum)
 
 
 def is_main_thread() -> bool:
