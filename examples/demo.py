@@ -160,15 +160,15 @@ def main() -> None:
     parser.add_argument(
         "--svg",
         type=Path,
-        default=Path(tempfile.gettempdir(), "lastly-demo.svg"),
-        help="where to draw the shutdown (default: %(default)s)",
+        help="where to draw the shutdown (default: in a new temporary directory, which stays)",
     )
     parser.add_argument("--limit", type=float, default=30, help="seconds until the app is killed")
     options = parser.parse_args()
+    picture = options.svg or Path(tempfile.mkdtemp(prefix="lastly-demo-"), "shutdown.svg")
     with tempfile.TemporaryDirectory() as directory:
         try:
-            options.svg.unlink(missing_ok=True)  # that of an earlier demo
-            demo(options.app, Path(directory, "notes.db"), options.svg.absolute(), options.limit)
+            picture.unlink(missing_ok=True)  # that of an earlier demo
+            demo(options.app, Path(directory, "notes.db"), picture.absolute(), options.limit)
         except Failed as exc:
             sys.exit(f"\ndemo failed:\n  {exc}")
         except (httpx.HTTPError, sqlite3.Error, json.JSONDecodeError) as exc:

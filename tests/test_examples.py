@@ -228,6 +228,16 @@ def test_demo(tmp_path: Path) -> None:
     assert "3 resources were opened, and each was closed once, newest first" in result.stdout
 
 
+def test_demo_draws_where_no_other_user_does(tmp_path: Path) -> None:
+    """Without --svg the picture is in a directory of its own, which nobody else can have."""
+    result = run(EXAMPLES / "demo.py", TMPDIR=str(tmp_path))
+    assert (result.stderr, result.returncode) == ("", 0)
+    [left] = tmp_path.iterdir()
+    assert left.stat().st_mode & 0o777 == 0o700
+    assert f"a picture, {left / 'shutdown.svg'}" in result.stdout
+    assert (left / "shutdown.svg").read_text().startswith("<svg ")
+
+
 NEWEST = "app.state.pool, app.state.worker = pool, worker"
 
 
