@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import lastly
+import lastly.testing
+from lastly.testing import _plugin
 
 ASYNCIO, FIXTURE = "import pytest_asyncio\n@pytest_asyncio.fixture", "@pytest.fixture"
 # Every way for an async test and an async fixture: whose plugin, and whether its loop ends with it.
@@ -257,3 +259,11 @@ def test_these_tests_use_the_fixtures_themselves(
     lastly.defer(lastly_clock.advance, 3)
     lastly_manager.close()
     assert lastly_manager.last_report().duration >= 3
+
+
+def test_help_tells_how_to_get_the_fixtures() -> None:
+    """`help(lastly.testing)` names each of them, and the line that brings them."""
+    public = {name for name in vars(_plugin) if name.startswith("lastly_")}
+    assert public == {"lastly_manager", "lastly_clock"}
+    for name in (*public, 'pytest_plugins = ["lastly.testing"]'):
+        assert f"`{name}`" in lastly.testing.__doc__

@@ -1,6 +1,7 @@
 """The test kit: isolate the default manager, make callbacks hang or fail, run a program.
 
-Its fixtures come with `pytest_plugins = ["lastly.testing"]` in the top conftest.py: see _plugin.
+Its fixtures, `lastly_manager`, the default manager empty for one test, and `lastly_clock`, a clock
+of its that the test moves, come with `pytest_plugins = ["lastly.testing"]` in the top conftest.py.
 Nothing of lastly's imports it. PYTEST_DONT_REWRITE, so that a conftest.py may also import it.
 """
 
