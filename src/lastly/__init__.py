@@ -57,3 +57,5 @@ configure: Final = _default.configure
 request_shutdown: Final = _default.request_shutdown
 wait_requested: Final = _default.wait_requested
 last_report: Final = _default.last_report
+
+del annotations, TYPE_CHECKING
