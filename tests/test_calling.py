@@ -658,6 +658,13 @@ def test_options_are_checked(manager: lastly.ShutdownManager) -> None:
     assert manager.pending() == ()
 
 
+def test_a_default_that_means_nothing_says_so() -> None:
+    """`help` shows no object's address."""
+    for func in (lastly.defer, lastly.configure):
+        assert "= <not given>" in str(inspect.signature(func))
+        assert " at 0x" not in str(inspect.signature(func))
+
+
 async def test_an_exit_that_does_nothing(manager: lastly.ShutdownManager) -> None:
     """R8, R32: a context manager whose exit is a generator is refused before it is entered."""
     entered: list[str] = []

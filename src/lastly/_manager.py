@@ -56,7 +56,14 @@ else:
 
 _PENDING = Status.PENDING
 
-_NOTHING: Any = object()  # None is a thing that people pass, by mistake or to say "none"
+
+class _Nothing:
+    # None is a thing that people pass, by mistake or to say "none".
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+_NOTHING: Any = _Nothing()
 
 # In a forked child: not to be finalised, either, for what they own is still the parent's.
 _of_the_parent: list[Registration] = []
