@@ -621,16 +621,21 @@ def test_a_coroutine_instead_of_a_function_is_refused(manager: lastly.ShutdownMa
 
 
 def test_other_awaitables_are_refused(manager: lastly.ShutdownManager) -> None:
-    """R32: a future instead of a function is refused with the same advice."""
+    """R32: a task, or another awaitable that is no coroutine, needs a function around it."""
     loop = asyncio.new_event_loop()
-    with pytest.raises(TypeError, match="Future; write the function itself"):
-        manager.defer(loop.create_future())
+    task = loop.create_task(_close())
+    for given in (task, loop.create_future(), Awaitable([])):
+        with pytest.raises(TypeError, match=r"; write an async function that ends it and awaits"):
+            manager.defer(given)
+    loop.run_until_complete(task)
     loop.close()
 
 
 async def test_what_is_no_context_manager_is_refused(manager: lastly.ShutdownManager) -> None:
     """R32: entering the wrong thing says which verb takes it, and registers nothing."""
     with pytest.raises(TypeError, match=r"no __enter__; write `await enter_async_context"):
+        manager.enter_context(_async_context())
+    with pytest.raises(TypeError, match=r"lifespan.*, or `await enter_async_context"):
         manager.enter_context(manager.lifespan())
     with pytest.raises(TypeError, match=r"no __aenter__; write enter_context"):
         await manager.enter_async_context(contextlib.suppress())
@@ -653,8 +658,20 @@ def test_options_are_checked(manager: lastly.ShutdownManager) -> None:
         manager.configure(errors=[])
     with pytest.raises(TypeError, match="a reason is a string"):
         manager.close(15)
-    with pytest.raises(TypeError, match="unexpected keyword argument"):
-        manager.defer(print, color="red")
+    assert manager.pending() == ()
+
+
+def test_unknown_options_are_refused(manager: lastly.ShutdownManager) -> None:
+    """R32: a keyword that is no option of `defer` is named, with those that are, and `partial`."""
+    options = [*inspect.signature(manager.defer).parameters][2:-1]
+    advice = (
+        f"defer() has no option sep, end; write one of {', '.join(options)}, or "
+        "functools.partial(func, sep=..., end=...) to have the callback given it"
+    )
+    for given in ((print, "x"), ()):
+        with pytest.raises(TypeError) as caught:
+            manager.defer(*given, sep="", end="")
+        assert str(caught.value) == advice
     assert manager.pending() == ()
 
 

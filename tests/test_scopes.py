@@ -34,6 +34,14 @@ async def test_the_whole_manager_unwinds_in_the_task_of_the_scope(
     assert seen == [("inside", here), ("lifespan", here), ("before", here)]
 
 
+def test_a_lifespan_without_async_is_refused(manager: lastly.ShutdownManager) -> None:
+    """R32: `with lifespan()` says to write `async with`, and runs and unwinds nothing."""
+    handle = manager.defer(print, "not printed")
+    with pytest.raises(TypeError, match="write `async with lifespan"), manager.lifespan():
+        pytest.fail("it has entered")  # pragma: no cover
+    assert handle.cancel()
+
+
 def test_module_level_registrations_run_in_the_scopes_loop() -> None:
     """R18: what was registered before any loop ran is awaited on the scope's loop."""
     manager = lastly.ShutdownManager()

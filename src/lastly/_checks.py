@@ -10,7 +10,7 @@ from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
 from itertools import pairwise
 from math import inf
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, GeneratorType, MethodType
 
 from ._outcome import one_line
 from ._registration import (
@@ -24,7 +24,7 @@ from ._registration import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ._settings import Errors
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BACKENDS = ("asyncio", "trio")
 _MOST_STATUS = 255
 _ERRORS = ("last", "group", "log")
+_OPTIONS = ("name", "timeout", "on_timeout", "thread", "before_threads")
 _FUNCTIONS = (FunctionType, MethodType)
 _CO_GENERATORS = 0x20 | 0x200  # inspect's CO_GENERATOR and CO_ASYNC_GENERATOR
 # Generators, and functions such as @contextmanager makes, with *args and **kwargs.
@@ -79,7 +80,9 @@ def _instead(given: object) -> str:
     kind = type(given)
     if is_awaitable(given):
         dispose(given)
-        return "the function itself, without the parentheses that call it"
+        if isinstance(given, Coroutine | GeneratorType):
+            return "the function itself, without the parentheses that call it"
+        return "an async function that ends it and awaits it"
     if hasattr(kind, "__aexit__"):
         return "`await enter_async_context(...)` for an async context manager"
     if hasattr(kind, "__exit__"):
@@ -140,7 +143,7 @@ def checked_seconds(what: str, seconds: Any, *, zero: bool = True) -> float | No
 
 
 def checked_options(
-    func: Any, *, timeout: Any, on_timeout: Any, thread: Any, before_threads: Any
+    func: Any, timeout: Any, on_timeout: Any, thread: Any, before_threads: Any
 ) -> Options | None:
     """Return what limits a registration, and how and when it runs; None if nothing does."""
     if timeout is None and on_timeout is None and thread is False and before_threads is False:
@@ -163,6 +166,14 @@ def checked_options(
             "cancelled; write thread=True besides, to have it abandoned in a thread of its own"
         )
     return Options(timeout, on_timeout, thread=thread, before_threads=before_threads)
+
+
+def refuse_options(unknown: Iterable[str]) -> None:
+    raise TypeError(
+        f"defer() has no option {', '.join(unknown)}; write one of {', '.join(_OPTIONS)}, or "
+        f"functools.partial(func, {', '.join(f'{name}=...' for name in unknown)}) to have the "
+        "callback given it"
+    )
 
 
 def _is_sync(func: Any) -> bool:

@@ -22,6 +22,7 @@ from ._checks import (
     checked_seconds,
     checked_text,
     context_methods,
+    refuse_options,
 )
 from ._errors import inform, reraise, warn
 from ._guard import Guard
@@ -198,6 +199,7 @@ class ShutdownManager:
         on_timeout: Callable[[], object] | None = None,
         thread: bool = False,
         before_threads: bool = False,
+        **unknown: object,
     ) -> Any:
         """Register a callback with options; return its handle.
 
@@ -221,9 +223,9 @@ class ShutdownManager:
         interpreter exit it runs before the interpreter waits for such threads, and so before
         callbacks without it (R16). In other unwinds it changes nothing.
 
-        Raises `TypeError` as `register` does, `TypeError` or `ValueError` for an option of a
-        wrong type or value, and `TypeError` for a timeout on a callback that is known to be
-        sync and has no `thread=True`; and then registers nothing.
+        Raises `TypeError` as `register` does, `TypeError` or `ValueError` for an unknown option
+        or one of a wrong type or value, and `TypeError` for a timeout on a callback that is
+        known to be sync and has no `thread=True`; and then registers nothing.
 
         >>> manager = ShutdownManager()
         >>> handle = manager.defer(print, "bye", name="greeting")
@@ -232,22 +234,19 @@ class ShutdownManager:
         >>> handle.cancel()
         True
         """
+        if unknown:
+            refuse_options(unknown)
         name = checked_text("name", name)
-        checked = partial(
-            checked_options,
-            timeout=timeout,
-            on_timeout=on_timeout,
-            thread=thread,
-            before_threads=before_threads,
-        )
         if func is not _NOTHING:
             check_callback("defer", func)
-            return self._push(_caller(), func, args, name=name, options=checked(func))
-        checked(None)  # where they were written
+            checked = checked_options(func, timeout, on_timeout, thread, before_threads)
+            return self._push(_caller(), func, args, name=name, options=checked)
+        options = timeout, on_timeout, thread, before_threads
+        checked_options(None, *options)  # where they were written
 
         def decorator(func: F) -> F:
             check_callback("defer", func)
-            self._push(_caller(), func, name=name, options=checked(func))
+            self._push(_caller(), func, name=name, options=checked_options(func, *options))
             return func
 
         return decorator
@@ -808,6 +807,16 @@ class _Lifespan:
 
     def __init__(self, manager: ShutdownManager) -> None:
         self._manager = manager
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> None:
+            raise TypeError(
+                "lifespan() is an async context manager; write `async with lifespan()`, or "
+                "`await enter_async_context(lifespan())`"
+            )
+
+        def __exit__(self, *exc: object) -> None: ...  # looked for before it enters
 
     async def __aenter__(self) -> None:
         await self._manager.__aenter__()
