@@ -288,6 +288,21 @@ async def test_a_member_that_has_begun_cannot_be_cancelled(
     assert calls == ["other"]
 
 
+def test_what_has_its_turn_is_not_taken_back(manager: lastly.ShutdownManager) -> None:
+    """R4, R6, R7: members begin together, so that none can be cancelled by another."""
+    calls: list[str] = []
+
+    def take_back() -> None:
+        manager.unregister(calls.append)
+        calls.append(f"cancelled: {mate.cancel()}")
+
+    with manager.together():
+        mate = manager.defer(calls.append, "mate")
+        manager.register(take_back)
+    manager.close()
+    assert calls == ["cancelled: False", "mate"]
+
+
 async def test_registering_during_the_place(manager: lastly.ShutdownManager) -> None:
     """R2, R4: what a member registers runs when the place is done, before what is below."""
     meeting = Meeting(2)

@@ -310,8 +310,9 @@ class ShutdownManager:
         When it is the turn of that place, its members run side by side: all are called, the
         newest first, and what they return is awaited concurrently, each in a task of its own;
         those with `thread=True` run in their threads meanwhile. The place is done when all of
-        them are, and one's failure does not cancel the others. Each keeps its own timeout, and
-        each has its own outcome in the report.
+        them are, and one's failure does not cancel the others. Once its turn has come none of
+        them can be taken back, whether it was called yet or not. Each keeps its own timeout,
+        and each has its own outcome in the report.
 
         A block inside of another one adds to the place of that, and an empty one is nothing.
         It holds for the code in the block and the tasks that it starts, while it is open.
