@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,10 @@ def stack(*callbacks):
 async def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(60)
+def limits(*functions):
+    import inspect
+    names = {name for f in functions for name in inspect.signature(f).parameters}
+    return {name for name in names if 'timeout' in name or 'grace' in name}
 """
 ASYNCIO_ATEXIT = "import asyncio_atexit\n"
 AIORUN = """
@@ -74,7 +80,15 @@ IMPORTS = {
 # What is asked: for each library the cell, and the program that prints it.
 PRINTED: dict[str, dict[str, tuple[str, str]]] = {
     "awaits an async callback": {
-        "lastly": ("yes", "lastly.defer(cleanup); lastly.close(); answer('yes' if ran else 'no')"),
+        "lastly": (
+            "yes",
+            """
+            async def main():
+                lastly.register(cleanup)
+            asyncio.run(main())
+            answer('yes' if ran else 'no')
+            """,
+        ),
         "atexit": (
             "no",
             """
@@ -96,8 +110,15 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "aiorun": (
-            "in a `finally`",
-            "run(until_the_end()); answer('in a `finally`' if ran else 'no')",
+            "yes",
+            """
+            run(until_the_end(1))
+            assert ran == [1]
+            async def callback(loop):
+                await cleanup(2)
+            run(shutdown_callback=callback)
+            answer('yes' if ran == [1, 2] else 'no')
+            """,
         ),
     },
     "registers from any module": {
@@ -112,25 +133,30 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "asyncio-atexit": (
-            "while a loop runs",
+            "while a loop runs, or with `loop=`",
             """
+            from functools import partial
             try:
                 asyncio_atexit.register(cleanup)
             except RuntimeError as exc:
                 assert 'no running event loop' in str(exc)
             async def main():
-                asyncio_atexit.register(cleanup)
-                answer('while a loop runs')
+                asyncio_atexit.register(partial(cleanup, 1))
             asyncio.run(main())
+            loop = asyncio.new_event_loop()
+            asyncio_atexit.register(partial(cleanup, 2), loop=loop)
+            loop.close()
+            answer({(1, 2): 'while a loop runs, or with `loop=`'}[*ran])
             """,
         ),
         "aiorun": (
-            "one `shutdown_callback`",
+            "a task while a loop runs; one `shutdown_callback`",
             """
             assert not {'register', 'callback'} & set(dir(aiorun))
             async def callback(loop):
-                answer('one `shutdown_callback`')
-            run(shutdown_callback=callback)
+                ran.append('callback')
+            run(until_the_end('task'), shutdown_callback=callback)
+            answer({('callback', 'task'): 'a task while a loop runs; one `shutdown_callback`'}[*ran])
             """,
         ),
     },
@@ -208,18 +234,25 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "asyncio-atexit": (
-            "fails",
+            "fails under `asyncio.run`",
             """
             async def main():
                 asyncio_atexit.register(lambda: asyncio.to_thread(ran.append, 1))
-            asyncio.run(main()); answer('works' if ran else 'fails')
+            asyncio.run(main())
+            assert not ran
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main()); loop.close()
+            answer('fails under `asyncio.run`' if ran else 'fails')
             """,
         ),
         "aiorun": (
             "works",
             """
-            run(until_the_end(1, lambda name: asyncio.to_thread(ran.append, name)))
-            answer('works' if ran else 'fails')
+            async def callback(loop):
+                await asyncio.to_thread(ran.append, 2)
+            run(until_the_end(1, lambda name: asyncio.to_thread(ran.append, name)),
+                shutdown_callback=callback)
+            answer('works' if sorted(ran) == [1, 2] else 'fails')
             """,
         ),
     },
@@ -227,8 +260,11 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
         "lastly": (
             "the rest runs",
             """
-            lastly.configure(errors='log')
-            lastly.defer(cleanup); lastly.defer(fails, asyncio.CancelledError()); lastly.close()
+            async def main():
+                lastly.register(cleanup)
+                lastly.register(fails, asyncio.CancelledError())
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(main())
             answer('the rest runs' if ran else 'the rest does not run')
             """,
         ),
@@ -261,7 +297,11 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
         "aiorun": (
             "the rest runs",
             """
-            run(until_the_end(1, lambda name: fails(asyncio.CancelledError())), until_the_end())
+            async def callback(loop):
+                raise asyncio.CancelledError
+            with contextlib.suppress(asyncio.CancelledError):
+                run(until_the_end(1, lambda name: fails(asyncio.CancelledError())), until_the_end(),
+                    shutdown_callback=callback)
             answer('the rest runs' if ran else 'the rest does not run')
             """,
         ),
@@ -275,8 +315,11 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
                 def emit(self, record):
                     heard.append(record.exc_info[0])
             logging.getLogger('lastly').addHandler(Handler())
-            lastly.configure(errors='log')
-            lastly.defer(fails, ValueError()); lastly.defer(fails, KeyError()); lastly.close()
+            async def main():
+                lastly.register(fails, ValueError())
+                lastly.register(fails, KeyError())
+            with contextlib.suppress(ValueError):
+                asyncio.run(main())
             answer({(KeyError, ValueError): 'both, at once'}[*heard])
             """,
         ),
@@ -299,7 +342,7 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "asyncio-atexit": (
-            "both, without a traceback",
+            "both, at once, without a traceback",
             """
             import io
             sys.stderr = io.StringIO()
@@ -309,34 +352,38 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             asyncio.run(main())
             said = sys.stderr.getvalue()
             assert 'one' in said and 'two' in said and 'Traceback' not in said
-            answer('both, without a traceback')
+            answer('both, at once, without a traceback')
             """,
         ),
         "aiorun": (
-            "both, once collected",
+            "those of tasks, once collected",
             """
             import gc
             heard = []
             class Handler(logging.Handler):
                 def emit(self, record):
+                    assert loop.is_closed()
                     heard.append(record.exc_info[0])
             logging.getLogger('asyncio').addHandler(Handler())
+            async def callback(ending):
+                global loop
+                loop = ending
             run(until_the_end(1, lambda name: fails(ValueError())),
-                until_the_end(1, lambda name: fails(KeyError())))
+                until_the_end(1, lambda name: fails(KeyError())),
+                shutdown_callback=callback)
             gc.collect()
-            answer('both, once collected' if len(heard) == 2 else heard)
+            answer('those of tasks, once collected' if len(heard) == 2 else heard)
             """,
         ),
     },
     "one that hangs": {
         "lastly": (
-            "is cut short",
+            "holds the program",
             """
-            watch()
-            lastly.configure(errors='log')
+            watch(0.3)
             async def main():
-                lastly.defer(asyncio.sleep, 60, timeout=0.1)
-            asyncio.run(main()); answer('is cut short')
+                lastly.register(asyncio.sleep, 60)
+            asyncio.run(main())
             """,
         ),
         "atexit": (
@@ -357,11 +404,54 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "aiorun": (
-            "is left behind",
+            "a task is left behind after 60 s",
+            """
+            assert aiorun.run.__kwdefaults__['timeout_task_shutdown'] == 60
+            run(until_the_end(60, asyncio.sleep), timeout_task_shutdown=0.1)
+            async def callback(loop):
+                loop.call_later(0.3, answer, 'a task is left behind after 60 s')
+                await asyncio.sleep(60)
+            run(shutdown_callback=callback, timeout_task_shutdown=0.1)
+            """,
+        ),
+    },
+    "what limits it": {
+        "lastly": (
+            "`timeout`, `grace`",
+            """
+            watch()
+            lastly.configure(errors='log')
+            async def main(**limit):
+                lastly.defer(asyncio.sleep, 60, **limit)
+            asyncio.run(main(timeout=0.1))
+            lastly.configure(grace=0.1)
+            asyncio.run(main())
+            answer('`timeout`, `grace`')
+            """,
+        ),
+        "atexit": (
+            "nothing",
+            "atexit.register(lambda timeout: answer('nothing'), timeout=0.1)",
+        ),
+        "AsyncExitStack": (
+            "nothing",
+            """
+            stack = AsyncExitStack()
+            answer(limits(AsyncExitStack, stack.callback, stack.push_async_callback, stack.aclose)
+                   or 'nothing')
+            """,
+        ),
+        "asyncio-atexit": (
+            "nothing",
+            "answer(limits(asyncio_atexit.register) or 'nothing')",
+        ),
+        "aiorun": (
+            "`timeout_task_shutdown`",
             """
             watch()
             run(until_the_end(60, asyncio.sleep), timeout_task_shutdown=0.1)
-            answer('is left behind')
+            [limit] = limits(aiorun.run)
+            answer(f'`{limit}`')
             """,
         ),
     },
@@ -371,7 +461,8 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """
             handle = lastly.defer(cleanup); assert handle.cancel()
             lastly.register(cleanup); lastly.register(cleanup); lastly.unregister(cleanup)
-            lastly.close(); answer('neither' if ran else 'by its handle, or all equal ones')
+            lastly.register(ran.append, 'another')
+            lastly.close(); answer({('another',): 'by its handle, or all equal ones'}[*ran])
             """,
         ),
         "atexit": (
@@ -383,8 +474,15 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """,
         ),
         "AsyncExitStack": (
-            "no",
-            "answer('yes' if {'unregister', 'remove', 'cancel'} & set(dir(AsyncExitStack)) else 'no')",
+            "only all, by `pop_all`",
+            """
+            assert not {'unregister', 'remove', 'cancel'} & set(dir(AsyncExitStack))
+            async def main():
+                async with AsyncExitStack() as stack:
+                    stack.push_async_callback(cleanup); stack.push_async_callback(cleanup)
+                    stack.pop_all()
+            asyncio.run(main()); answer('no' if ran else 'only all, by `pop_all`')
+            """,
         ),
         "asyncio-atexit": (
             "all equal ones",
@@ -392,11 +490,12 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             async def main():
                 asyncio_atexit.register(cleanup); asyncio_atexit.register(cleanup)
                 asyncio_atexit.unregister(cleanup)
-            asyncio.run(main()); answer('none' if ran else 'all equal ones')
+                asyncio_atexit.register(lambda: ran.append('another'))
+            asyncio.run(main()); answer({('another',): 'all equal ones'}[*ran])
             """,
         ),
         "aiorun": (
-            "by cancelling the task",
+            "no",
             """
             async def main():
                 task = asyncio.create_task(until_the_end())
@@ -404,11 +503,11 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
                 task.cancel()
                 await asyncio.wait([task])
                 asyncio.get_running_loop().stop()
-            aiorun.run(main()); answer('by cancelling the task')
+            aiorun.run(main()); answer('no' if ran else 'by cancelling the task')
             """,
         ),
     },
-    "trio": {
+    "awaits in trio's own run": {
         "lastly": (
             "yes",
             """
@@ -423,8 +522,11 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
             """
             import trio
             async def main():
-                atexit.register(trio.sleep, 0)
-            trio.run(main); answer('yes' if atexit._ncallbacks() == 0 else 'no')
+                atexit.register(in_the_end(lambda: 'yes' if ran else 'no'))
+                atexit.register(close)
+            async def close():
+                ran.append(await trio.sleep(0))
+            trio.run(main)
             """,
         ),
         "AsyncExitStack": (
@@ -465,48 +567,109 @@ PRINTED: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
-# The exit status of a program, whose only callback fails; and which is sent SIGTERM.
-FAILING = {
-    "lastly": "async def main():\n    lastly.register(lambda: fails(ValueError()))\nlastly.run(main)",
-    "atexit": "atexit.register(fails, ValueError())",
-    "AsyncExitStack": "asyncio.run(stack(lambda: fails(ValueError()))())",
-    "asyncio-atexit": """
+# How a program ends whose only callback fails: for each library the cell, and the programs with
+# the status of each.
+FAILING: dict[str, tuple[str, dict[int, str]]] = {
+    "lastly": (
+        "1; at interpreter exit 0",
+        {
+            1: """
+async def main():
+    lastly.register(fails, ValueError())
+asyncio.run(main())
+""",
+            0: "lastly.register(fails, ValueError())",
+        },
+    ),
+    "atexit": ("0", {0: "atexit.register(fails, ValueError())"}),
+    "AsyncExitStack": ("1", {1: "asyncio.run(stack(lambda: fails(ValueError()))())"}),
+    "asyncio-atexit": (
+        "0",
+        {
+            0: """
 async def main():
     asyncio_atexit.register(lambda: fails(ValueError()))
 asyncio.run(main())
-""",
-    "aiorun": "run(until_the_end(1, lambda name: fails(ValueError())))",
+"""
+        },
+    ),
+    "aiorun": (
+        "0; of its `shutdown_callback` 1",
+        {
+            0: "run(until_the_end(1, lambda name: fails(ValueError())), stop_on_unhandled_errors=True)",
+            1: "run(shutdown_callback=lambda loop: fails(ValueError()))",
+        },
+    ),
 }
-SIGNALLED = {
-    "lastly": "async def main():\n    lastly.register(print, 'ran')\n    await terminate()\nlastly.run(main)",
-    "atexit": "atexit.register(print, 'ran'); asyncio.run(terminate())",
-    "AsyncExitStack": """
+
+# How a program ends that is sent SIGTERM; what dies of it, with a status below zero, runs nothing.
+SIGNALLED: dict[str, tuple[str, dict[int, str]]] = {
+    "lastly": (
+        "143, with `lastly.run`",
+        {
+            143: """
+async def main():
+    lastly.register(print, 'ran')
+    await terminate()
+lastly.run(main)
+""",
+            -15: """
+async def main():
+    lastly.register(print, 'ran')
+    await terminate()
+asyncio.run(main())
+""",
+        },
+    ),
+    "atexit": ("-15", {-15: "atexit.register(print, 'ran'); asyncio.run(terminate())"}),
+    "AsyncExitStack": (
+        "-15",
+        {
+            -15: """
 async def main():
     async with AsyncExitStack() as stack:
         stack.callback(print, 'ran')
         await terminate()
 asyncio.run(main())
-""",
-    "asyncio-atexit": """
+"""
+        },
+    ),
+    "asyncio-atexit": (
+        "-15",
+        {
+            -15: """
 async def main():
     asyncio_atexit.register(lambda: print('ran'))
     await terminate()
 asyncio.run(main())
-""",
-    "aiorun": """
+"""
+        },
+    ),
+    "aiorun": (
+        "0",
+        {
+            0: """
 async def main():
     try:
         await terminate()
     finally:
         print('ran')
 aiorun.run(main())
-""",
+"""
+        },
+    ),
 }
-STATUS = {
-    "exit status when it fails": (FAILING, [1, 0, 1, 0, 0]),
-    "exit status after SIGTERM": (SIGNALLED, [143, -15, -15, -15, 0]),
+STATUS = {"exit status when it fails": FAILING, "exit status after SIGTERM": SIGNALLED}
+ENDS = [
+    pytest.param(question, peer, status, id=f"{question}-{peer}-{status}")
+    for question, cells in STATUS.items()
+    for peer in PEERS
+    for status in cells[peer][1]
+]
+AT_SIGNALS = {
+    "runs at Ctrl-C": ["yes"] * len(PEERS),
+    "runs at SIGTERM": ["with `lastly.run`", "no", "no", "no", "yes"],
 }
-AT_SIGTERM = "runs at SIGTERM", ["yes", "no", "no", "no", "yes"]
 
 
 def program(peer: str, source: str) -> str:
@@ -524,22 +687,38 @@ def test_a_cell_is_what_a_program_prints(
     assert ended.out == [cell], ended.err
 
 
+@pytest.mark.parametrize(("question", "peer", "status"), ENDS)
+def test_a_cell_is_an_exit_status(
+    run_child: Callable[..., Any], question: str, peer: str, status: int
+) -> None:
+    """What docs/compared.md says of exit statuses and SIGTERM is what a process ends with."""
+    ended = run_child(program(peer, STATUS[question][peer][1][status]), expect=status)
+    if question == "exit status after SIGTERM":
+        assert ended.out == (["ran"] if status >= 0 else [])
+
+
 @pytest.mark.parametrize("peer", PEERS)
-@pytest.mark.parametrize("question", STATUS)
-def test_a_cell_is_an_exit_status(run_child: Callable[..., Any], question: str, peer: str) -> None:
-    """What docs/compared.md says of exit statuses and signals is what a process ends with."""
-    programs, statuses = STATUS[question]
-    n = PEERS.index(peer)
-    ended = run_child(program(peer, programs[peer]), expect=statuses[n])
-    if programs is SIGNALLED:
-        assert ended.out == {"yes": ["ran"], "no": []}[AT_SIGTERM[1][n]]
+def test_all_run_at_ctrl_c(run_child: Callable[..., Any], peer: str) -> None:
+    """What docs/compared.md says of Ctrl-C holds for the programs that it is SIGTERM for."""
+    for source in SIGNALLED[peer][1].values():
+        ended = run_child(program(peer, source).replace("SIGTERM", "SIGINT"), expect=None)
+        assert ended.out == ["ran"], ended.err
+
+
+def test_the_cells_hold_every_status() -> None:
+    """A cell of an exit status has no number that no program ends with, and first the usual one."""
+    for cells in STATUS.values():
+        for cell, programs in cells.values():
+            numbers = [int(number) for number in re.findall(r"-?\d+", cell)]
+            assert numbers == [*programs][: len(numbers)]
+            assert all(status == -signal.SIGTERM for status in [*programs][len(numbers) :])
 
 
 def table() -> str:
     rows = [["", *PEERS], ["---"] * (len(PEERS) + 1)]
     rows += [[question, *(cells[peer][0] for peer in PEERS)] for question, cells in PRINTED.items()]
-    rows += [[AT_SIGTERM[0], *AT_SIGTERM[1]]]
-    rows += [[question, *map(str, statuses)] for question, (_, statuses) in STATUS.items()]
+    rows += [[question, *cells] for question, cells in AT_SIGNALS.items()]
+    rows += [[question, *(cells[peer][0] for peer in PEERS)] for question, cells in STATUS.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -31,7 +31,7 @@ WITHOUT = {
         "has one list for each loop, run oldest first and only by the loop's close; has no handle, "
         "no origin, no time limit, no report; prints failures, and raises none"
     ),
-    "aiorun": "has no callbacks: a signal cancels every task, and they clean up themselves",
+    "aiorun": "has one callback: a signal cancels every task, and they clean up themselves",
     "asyncio.run": "has no callbacks; here its main waits for an event that the signal sets",
     "task group": "(anyio's) has no callbacks: what is started in it runs there and then",
     "floor": "is a list and a loop: it has no handle, logs nothing, and stops at the first error",
