@@ -1,11 +1,13 @@
 """Build the wheel and the sdist into dist/, and test the wheel where nothing else is installed.
 
 `python3 dev.py package` runs this. The wheel is built from the unpacked sdist, so that a file
-missing there is missed here. What follows is passed on to pytest.
+missing there is missed here. What README.md and the tutorial have a reader install is installed so,
+and has to suffice for their programs. What follows is passed on to pytest.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
+
+from pages import blocks, with_output
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "lastly"
@@ -27,9 +31,14 @@ async def close():
 """
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
+def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, text=True, stdout=subprocess.PIPE, check=True
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     return done.stdout
 
@@ -70,6 +79,31 @@ def install(home: Path, *requirements: str) -> Path:
     return python
 
 
+def read_along(project: Path) -> None:
+    """Install what README.md and the tutorial say, in their words, and run what they show."""
+    readme, tutorial = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+    work = project.with_name("work")
+    work.mkdir()
+    run(sys.executable, "-m", "venv", work / "bare")
+    python = work / "bare" / "bin" / "python"
+    install_as_told(readme, project, python.parent)
+    for program, output in with_output(readme, "program"):
+        (work / "readme.py").write_text(program)
+        assert run(python, "readme.py", cwd=work) == output, program
+    install_as_told(tutorial, work, Path(sys.executable).parent)
+    code = "import sys, pathlib, pages; pages.follow(*map(pathlib.Path, sys.argv[1:]))"
+    python = work / "venv" / "bin" / "python"
+    run(python, "-c", code, tutorial, work, PYTHONPATH=str(ROOT / "tests"))
+
+
+def install_as_told(page: Path, directory: Path, executables: Path) -> None:
+    """Type the blocks of this page that install something."""
+    path = os.pathsep.join([str(executables), os.environ["PATH"]])
+    for block in blocks(page):
+        if block.kind == "sh" and "pip install" in block.text:
+            run("bash", "-ec", block.text, cwd=directory, PATH=path, PIP_QUIET="1")
+
+
 def main() -> None:
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
@@ -81,11 +115,14 @@ def main() -> None:
         bare = install(Path(directory, "bare"), str(wheel))
         assert run(bare, "-c", SMOKE, cwd=Path(directory)) == "closed\n"
         print("installed the wheel where nothing else is, and it works", flush=True)
-        full = install(Path(directory, "full"), f"{wheel}[test,docs]")
-        # Out of the unpacked sdist, and without its sources: what is tested is what was installed.
         with tarfile.open(sdist) as archive:
             archive.extractall(directory, filter="data")
         [unpacked] = Path(directory).glob("lastly-*")
+        unpacked = unpacked.rename(unpacked.with_name("lastly"))
+        read_along(unpacked)
+        print("read README.md and the tutorial along, and all is there", flush=True)
+        full = install(Path(directory, "full"), f"{wheel}[test,docs]")
+        # Out of the unpacked sdist, and without its sources: what is tested is what was installed.
         shutil.rmtree(unpacked / "src")
         where = [unpacked / "tests", "--override-ini", f"testpaths={unpacked / 'tests'}"]
         command = [full, "-m", "pytest", "-q", *where, *sys.argv[1:]]

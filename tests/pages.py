@@ -1,6 +1,6 @@
 """The code blocks of README.md, CONTRIBUTING.md and docs/: read, run as a reader would, compared.
 
-A fence says what its block is; docs pages have no others:
+A fence says what its block is; there are no others, and none by indentation:
 
   python                  a whole program; a `text` block after it is its exact output
   python title="In [1]"   a cell of a notebook; a `text` block after it is its output
@@ -8,7 +8,8 @@ A fence says what its block is; docs pages have no others:
   console                 typed into a shell in the project's directory, after `$ `; the lines
                           below a command are its output, `...` standing for what may differ,
                           and `^C` is pressed when all before it has been seen
-  sh                      for the reader alone: what it installs or runs has to exist
+  sh                      for the reader alone: what it installs or runs has to exist; what
+                          README.md and the tutorial install, tests/package.py installs
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     found = [Block(*match) for match in _FENCE.findall(text)]
-    assert len(re.findall(r"^ *(?:```|~~~)", text, re.MULTILINE)) == 2 * len(found), page
+    others = re.findall(
+        r"^.*(?:```|~~~).*$|^ {0,3}\t.*$|^ {4}.*$", _FENCE.sub("", text), re.MULTILINE
+    )
+    assert others == [], f"{page.name} has blocks that are not seen"
     return found
 
 

@@ -154,6 +154,22 @@ def test_the_seconds_add_up() -> None:
     assert grace < stop
 
 
+def run_files(found: list[Block]) -> set[str]:
+    """Name the Python files of a page that its commands run, or that what they run imports."""
+    files = {b.title.removesuffix(".py"): b.text for b in found if b.title.endswith(".py")}
+    commands = "\n".join(b.text for b in found if b.kind == "console")
+    words = set(re.findall(r"\w+", "\n".join(re.findall(r"(?m)^\$ (.*)", commands))))
+    run = {stem for stem in files if stem in words}
+    if "pytest" in words:
+        run |= {stem for stem in files if stem == "conftest" or stem.startswith("test_")}
+    while True:
+        running = "\n".join(files[stem] for stem in run)
+        imported = set(re.findall(r"(?m)^ *(?:import|from) (\w+)", running)) & files.keys()
+        if imported <= run:
+            return {f"{stem}.py" for stem in run}
+        run |= imported
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run(page: Path) -> None:
     """There is no block that no test would run, and no output but that of what is run."""
@@ -162,13 +178,35 @@ def test_every_block_is_run(page: Path) -> None:
         assert block.kind != "unknown", block
         assert block.kind != "text" or before.kind in ("program", "cell"), block
         if block.kind == "file" and block.title.endswith(".py"):
-            assert page in PROJECTS, block
-            stem = block.title.removesuffix(".py")
-            others = [b.text for b in found if b.title != block.title]
-            assert stem.startswith(("test_", "conftest")) or any(stem in text for text in others)
+            assert block.title in run_files(found), block
         if block.kind == "sh":
             for line in block.text.splitlines():
                 check_command(line)
+
+
+def test_only_what_is_run_counts_as_run() -> None:
+    """A file is run by its whole name, on a line that is typed, or where what is run imports it."""
+    page = [
+        Block("python", "app.py", ""),
+        Block("python", "apply.py", "import helper"),
+        Block("python", "helper.py", ""),
+        Block("python", "test_app.py", ""),
+        Block("console", "", "$ python apply.py\napp"),
+    ]
+    assert run_files(page) == {"apply.py", "helper.py"}
+    typed = Block("console", "", "$ python -m pytest")
+    assert run_files([*page, typed]) == {"apply.py", "helper.py", "test_app.py"}
+
+
+@pytest.mark.parametrize(
+    "hidden", ["    print(1)", "\tprint(1)", "- one\n\n  ```python\n  1\n  ```", "~~~\n1\n~~~"]
+)
+def test_no_block_is_hidden(tmp_path: Path, hidden: str) -> None:
+    """What Markdown takes for a block, and no test would see, is an error."""
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\nif True:\n    print(1)\n```\n\n{hidden}\n")
+    with pytest.raises(AssertionError, match=r"page\.md has blocks that are not seen"):
+        blocks(page)
 
 
 NOTEBOOKS = [page for page in PAGES if any(block.kind == "cell" for block in blocks(page))]
