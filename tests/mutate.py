@@ -7,6 +7,7 @@ survived that tests/mutants.md does not explain.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from difflib import unified_diff
+from functools import cache
 from pathlib import Path
 from select import select
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -107,9 +109,21 @@ def session(module: str, paths: list[Path]) -> Path:
 
 
 def is_idle(mutation: MutationSpec) -> bool:
-    lines = mutation.module_path.read_text().splitlines()[: mutation.start_pos[0]]
-    block = next(line for line in reversed(lines) if line[:1].strip())
-    return "TYPE_CHECKING" in block or bool(IDLE.match(mutation.operator_name))
+    source, place = mutation.module_path.read_text(), mutation.start_pos[0]
+    block = next(line for line in reversed(source.splitlines()[:place]) if line[:1].strip())
+    is_for_checkers = "TYPE_CHECKING" in block or place in overloads(source)
+    return is_for_checkers or bool(IDLE.match(mutation.operator_name))
+
+
+@cache
+def overloads(source: str) -> set[int]:
+    """Return the lines of the signatures that only type checkers read."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        decorators = getattr(node, "decorator_list", [])
+        if "overload" in map(ast.unparse, decorators):
+            found.update(range(decorators[0].lineno, node.end_lineno + 1))
+    return found
 
 
 def mutate(database: WorkDB, tests: list[list[Path]], until: float) -> int:
