@@ -583,12 +583,7 @@ class ShutdownManager:
         """
         return _Lifespan(self)
 
-    def _unwind(
-        self, reason: Reason, *, leaving: BaseException | None = None, exiting: bool = False
-    ) -> Unwind:
-        return self._new_unwind(reason, None, leaving=leaving, exiting=exiting)
-
-    def _new_unwind(self, reason: Reason, wanted: Wanted | None, **what: Any) -> Unwind:
+    def _unwind(self, reason: Reason, wanted: Wanted | None = None, **what: Any) -> Unwind:
         stack = self._stack
         pending = stack.__len__ if wanted is None else partial(stack.count, wanted)
         outer = next(reversed(inside.get()), None)
@@ -628,7 +623,7 @@ class ShutdownManager:
 
         if not self._stack.count(is_its_own) and not self._is_called_from_elsewhere(loop):
             return None
-        unwind = self._new_unwind(Reason("loop teardown"), is_its_own)
+        unwind = self._unwind(Reason("loop teardown"), is_its_own)
         with (turn := _Turn(self, unwind)), turn:
             # Inside an unwind of this manager it does not wait for that one to end, nor can
             # it leave the loop's registrations to it: the loop will be closed by then.
@@ -652,7 +647,7 @@ class ShutdownManager:
 
     def _exit_before_threads(self) -> BaseException | None:
         """Run what asks for it, and return what has come out."""
-        unwind = self._new_unwind(Reason("interpreter exit"), _is_before_threads)
+        unwind = self._unwind(Reason("interpreter exit"), _is_before_threads)
         try:
             self._close(unwind, self._stack.popper(_is_before_threads))
         except BaseException as exc:
@@ -688,8 +683,8 @@ class ShutdownManager:
             if current_home() is not None:
                 unwind.error = _use_aclose("wait for the unwind that is in progress")
                 return unwind
-            if not _went_on(current):
-                current.done.result()
+            _end_if_suspended(current)
+            current.done.result()
             if current.complete and current.whole:
                 return current
         return unwind
@@ -787,17 +782,16 @@ def _is_before_threads(registration: Registration) -> bool:
     return registration._options is not None and registration._options.before_threads
 
 
-def _went_on(current: Unwind) -> bool:
-    """End an unwind whose loop has stopped under it; return whether it was one."""
+def _end_if_suspended(current: Unwind) -> None:
+    """End an unwind whose loop has stopped under it."""
     guard = current.guard
-    if not isinstance(guard, Guard) or not guard.is_suspended(current.thread):
-        return False
-    guard.go_on(current.done)
-    return True
+    if isinstance(guard, Guard) and guard.is_suspended(current.thread):
+        guard.go_on(current.done)
 
 
 async def _wait(current: Unwind) -> None:
-    if not _went_on(current):
+    _end_if_suspended(current)
+    if not current.done.done():
         await wait(current.done)
 
 
@@ -835,7 +829,7 @@ def _caller() -> FrameType:
     try:
         return sys._getframe(2)
     except ValueError:  # atexit, say, has called the method straight from C
-        return sys._getframe(1)
+        return sys._getframe()
 
 
 def _name_of(cm: object) -> str:
