@@ -50,7 +50,8 @@ TESTS = {
     "_registration": "errors explicit calling scopes order unregister | time together | adversity interpreter",
     "_unwind": "errors explicit scopes calling order | time | together | run",
     "_books": "errors explicit scopes calling order | time | together | run",
-    "_manager": "errors explicit scopes calling order unregister | time together",
+    "_manager": "errors explicit scopes calling order unregister report | time together"
+    " | interpreter threads watch | processes run",
     "_loops": "loops trio | many_loops",
     "_index": "unregister | order",
     "_place": "together | order",

@@ -244,6 +244,21 @@ def test_a_dropped_manager_is_unwound_at_exit(run_child) -> None:
     assert ended.out == ["closed", "[None, None]", "dropped"]
 
 
+def test_a_manager_keeps_its_turn(run_child) -> None:
+    """R16: the manager that was used first comes last, also if one of its callbacks was cancelled."""
+    ended = run_child(
+        """
+        import lastly
+
+        older, newer = lastly.ShutdownManager(), lastly.ShutdownManager()
+        older.defer(print, "older")
+        newer.defer(print, "newer")
+        older.defer(print, "never").cancel()
+        """
+    )
+    assert ended.out == ["newer", "older"]
+
+
 def test_registering_while_the_interpreter_exits(run_child) -> None:
     """R2, R16: also what an atexit callback registers before lastly's turn comes is run."""
     ended = run_child(

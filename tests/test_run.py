@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import shutil
 import signal
@@ -351,8 +352,9 @@ def test_an_exit_swallows_what_main_raised() -> None:
 
 
 @pytest.mark.parametrize("where", ["inside", "thread", "before"])
-def test_request_shutdown(where: str) -> None:
+def test_request_shutdown(where: str, caplog: pytest.LogCaptureFixture) -> None:
     """R28: in main, from another thread, or before main could begin; and then it is over."""
+    caplog.set_level(logging.INFO, "lastly")
     called: list[str] = []
 
     async def main() -> None:
@@ -373,6 +375,9 @@ def test_request_shutdown(where: str) -> None:
     if where != "thread":
         assert str(lastly.last_report().reason) == "request: deploy"
     assert lastly.run(double, 1) == 2
+    lastly._aside.settle()
+    told = f"shutdown was requested: {lastly.last_report().reason}"
+    assert [m for m in caplog.messages if "requested" in m] == [told]
 
 
 @backends
@@ -661,6 +666,32 @@ def test_requests_of_different_managers(manager: lastly.ShutdownManager) -> None
         return said
 
     assert anyio.run(main) == ["test: request: one", "other: request"]
+
+
+def test_a_request_counts_until_the_whole_manager_has_unwound(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R28: neither a loop's own registrations are all, nor what a refused close() leaves."""
+
+    async def main() -> None:
+        manager.register(int)
+
+    async def refused() -> None:
+        manager.register(main)
+        with pytest.raises(RuntimeError, match="aclose"):
+            manager.close()
+
+    manager.register(int)
+    manager.request_shutdown("deploy")
+    reasons: list[str] = []
+    for work in main, refused:
+        asyncio.run(work())
+        reasons.append(str(manager.last_report().reason))
+    for _ in range(2):
+        with manager:
+            manager.register(int)
+        reasons.append(str(manager.last_report().reason))
+    assert reasons == [*["request: deploy"] * 3, "scope exit"]
 
 
 def test_the_grace_of_a_run() -> None:

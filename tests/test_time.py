@@ -1150,7 +1150,10 @@ def test_what_an_abandoned_thread_comes_to(
     assert caplog.messages[-1].endswith("the abandoned callback has raised OSError: too late")
 
 
-async def test_a_context_manager_entered_under_a_limit(manager: lastly.ShutdownManager) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_context_manager_entered_under_a_limit(
+    manager: lastly.ShutdownManager, nested: bool
+) -> None:
     """R2, R8, R20: a callback that has a limit may enter a task group, whose exit runs next."""
     calls: list[str] = []
 
@@ -1167,10 +1170,12 @@ async def test_a_context_manager_entered_under_a_limit(manager: lastly.ShutdownM
         await anyio.lowlevel.checkpoint()
         calls.append("last")
 
+    other = lastly.ShutdownManager("other")
+    other.register(manager.aclose)
     manager.configure(timeout=30, grace=60)
     manager.defer(last)
     manager.defer(enters)
-    await manager.aclose()
+    await (other if nested else manager).aclose()
     assert calls == ["entered", "child", "last"]
     assert set(statuses(manager).values()) == {"ok"}
 

@@ -350,16 +350,22 @@ async def test_context_managers_are_refused_in_the_block(
             await manager.enter_async_context(acm())
         with pytest.raises(RuntimeError, match=r"enter_context\(\) .* together\(\)"):
             manager.enter_context(contextlib.nullcontext())
-    assert not entered
-    assert manager.pending() == ()
+        assert not entered
+        assert manager.pending() == ()
+        # Who is not in the block, though it is open.
+        contextvars.Context().run(manager.enter_context, contextlib.nullcontext())
     await manager.enter_async_context(acm())
     manager.enter_context(contextlib.nullcontext())
     await manager.aclose()
     assert manager.last_report().ok
 
 
-async def test_a_member_enters_no_async_context(manager: lastly.ShutdownManager) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_member_enters_no_async_context(
+    manager: lastly.ShutdownManager, nested: bool
+) -> None:
     """R4, R8: its task ends before the exit would run, so that a member is refused it, too."""
+    other = lastly.ShutdownManager("other", errors="log")
     entered: list[int] = []
 
     @contextlib.asynccontextmanager
@@ -374,7 +380,8 @@ async def test_a_member_enters_no_async_context(manager: lastly.ShutdownManager)
 
     with manager.together():
         manager.register(enters)
-    await manager.aclose()
+    other.register(manager.aclose)
+    await (other if nested else manager).aclose()
     assert not entered
     assert [str(o.status) for o in manager.last_report().outcomes] == ["ok", "ok"]
 
