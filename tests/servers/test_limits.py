@@ -22,7 +22,14 @@ def test_uvicorn_dies_of_sigterm_once_more(case: Case, finish: Finish) -> None:
     assert not traces.named("exits")
 
 
-@pytest.mark.parametrize("case", [Case("starlette", "uvicorn", "SIGTERM", handlers=True)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("starlette", "uvicorn", "SIGTERM", handlers=True),
+        Case("quart", "uvicorn", "SIGTERM", handlers=True),  # leaves generators for the teardown
+    ],
+    ids=str,
+)
 def test_signal_handlers_give_uvicorn_its_exit_back(case: Case, finish: Finish) -> None:
     """R27: with install_signal_handlers() in the app's module atexit runs, and the status is 143."""
     traces = finish(case)
