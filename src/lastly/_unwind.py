@@ -151,7 +151,7 @@ class Unwind(Books):
         settings: Settings,
         pending: Callable[[], int],
         *,
-        whole: bool = True,
+        whole: bool,
         leaving: BaseException | None = None,
         outer: Unwind | None = None,
         ladder: Ladder,
@@ -329,7 +329,6 @@ class Unwind(Books):
             # First: those that were cut short with it have errors of their own, from inside.
             self.guard.interrupted(error)  # which counts the cancellations
             self.let_go_on(error)
-            self._stopping = self._stopping or not self.guard.is_here()
         failures: list[Outcome] = []
         for member in members:
             self.ran.entries += member.ran
@@ -350,7 +349,7 @@ class Unwind(Books):
         assert self.budget is not None
         if guard.is_spent and (guard.held if exit_ is None else exit_.shield is guard.scope):
             # It has to run inside of a shield that the limit of another callback has cancelled.
-            return Limit(0.0, start, shared=True, forced=True)
+            return Limit(0.0, start, forced=True)
         return self.budget.limit_for(registration, start)
 
     def force(self) -> None:
@@ -401,7 +400,7 @@ class Unwind(Books):
         for raised in (exception, failed):
             if isinstance(raised, KeyboardInterrupt | SystemExit):
                 error, raised = raised, error  # noqa: PLW2901 - nobody may miss that one
-            if raised is not None and raised is not error:
+            if raised is not None:
                 chain(error, raised)
         return (Status.ABANDONED if limit.abandoned else status), error
 
