@@ -379,8 +379,9 @@ def test_a_chain_that_ends_in_the_error_makes_no_cycle(manager: lastly.ShutdownM
 # -- Ctrl-C ---------------------------------------------------------------------------
 
 
-def test_ctrl_c_in_a_log_handler(manager: lastly.ShutdownManager) -> None:
-    """R9, R10: it is nobody's failure; the rest run, and then it goes on."""
+@pytest.mark.parametrize("is_member", [False, True])
+def test_ctrl_c_in_a_log_handler(manager: lastly.ShutdownManager, is_member: bool) -> None:
+    """R4, R9, R10: it is nobody's failure; the rest run, and then it goes on."""
     calls: list[str] = []
 
     class Interrupted(logging.Handler):
@@ -389,7 +390,8 @@ def test_ctrl_c_in_a_log_handler(manager: lastly.ShutdownManager) -> None:
             raise KeyboardInterrupt
 
     manager.defer(calls.append, "bottom")
-    manager.defer(fails, ValueError("one"))
+    with manager.together() if is_member else contextlib.nullcontext():
+        manager.defer(fails, ValueError("one"))
     logging.getLogger("lastly").addHandler(Interrupted())
     with pytest.raises(KeyboardInterrupt):
         manager.close()

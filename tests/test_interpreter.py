@@ -547,7 +547,7 @@ def test_a_signal_while_what_comes_before_the_threads_runs(run_child) -> None:
 
         gate = threading.Event()
         lastly.defer(gate.set)
-        threading.Thread(target=gate.wait).start()
+        threading.Thread(target=gate.wait, args=[5]).start()  # no longer, if all else fails
         """
     )
     assert ended.out == ["callback"]

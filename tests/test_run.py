@@ -892,7 +892,7 @@ def test_a_failure_beside_a_callback_that_exits(run_child, what: str) -> None:
 
 
 HIDDEN = """
-import asyncio, signal, sys
+import asyncio, contextlib, signal, sys
 import anyio
 import lastly
 
@@ -910,9 +910,10 @@ async def main():
         async with lastly.ShutdownManager() as manager:
             manager.register(lambda: 1 / 0)
             sys.exit(0)
-    if sys.argv[1] == "is interrupted":
+    if sys.argv[1] in ("is interrupted", "is a member and interrupted"):
         manager = lastly.ShutdownManager()
-        manager.register(anyio.sleep_forever)
+        with manager.together() if "member" in sys.argv[1] else contextlib.nullcontext():
+            manager.register(anyio.sleep_forever)
         task = asyncio.create_task(manager.aclose())
         await asyncio.sleep(0)
         task.cancel()
@@ -928,7 +929,9 @@ lastly.run(main, signal_exit_code=0)
 """
 
 
-@pytest.mark.parametrize("what", ["fails", "is forced", "exits", "is interrupted"])
+@pytest.mark.parametrize(
+    "what", ["fails", "is forced", "exits", "is interrupted", "is a member and interrupted"]
+)
 def test_a_failure_that_nobody_sees(run_child, what: str) -> None:
     """R26: of any manager, in any task: the exit status tells that there was one."""
     run_child(HIDDEN, what, expect=1)

@@ -163,8 +163,9 @@ def test_on_timeout_runs_in_its_place(
         await anyio.lowlevel.checkpoint()
         calls.append("terminated")
 
-    def terminate() -> None:
+    def terminate() -> bool:
         calls.append("terminated")
+        return True  # as many of that name do
 
     on_timeout = terminate if kind == "sync" else terminate_async
 
@@ -173,8 +174,9 @@ def test_on_timeout_runs_in_its_place(
         manager.defer(anyio.lowlevel.checkpoint, timeout=30, on_timeout=on_timeout)
         manager.defer(hang, timeout=0.01, on_timeout=on_timeout)
 
-    with pytest.raises(lastly.CleanupTimeout):
+    with pytest.raises(lastly.CleanupTimeout) as caught:
         unwind(register)
+    assert "on_timeout then failed" not in str(caught.value)
     assert calls == ["terminated", "older"]
     assert statuses(manager) == {"hang": "timed_out", "checkpoint": "ok", "list.append": "ok"}
 
@@ -526,8 +528,13 @@ def test_a_sync_callback_that_nobody_knew_to_be_sync(
     manager: lastly.ShutdownManager, unwind: Unwind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R20: that its timeout meant nothing is explained at run time, with what to write."""
-    unwind(lambda: manager.defer(lambda: 7, timeout=5, name="seven"))
-    assert statuses(manager) == {"seven": "ok"}
+
+    def register() -> None:
+        manager.defer(anyio.lowlevel.checkpoint, timeout=5)
+        manager.defer(lambda: 7, timeout=5, name="seven")
+
+    unwind(register)
+    assert statuses(manager) == {"seven": "ok", "checkpoint": "ok"}
     (line,) = caplog.messages
     assert line.startswith("callback seven (")
     assert "`thread=True`" in line
@@ -679,6 +686,16 @@ def test_what_limits_a_callback(
     )
     assert (None if limit is None else limit.seconds) == expected
     assert limit is None or limit.forced == (grace is not None and passed >= grace)
+
+
+async def test_a_timeout_that_is_the_very_grace(manager: lastly.ShutdownManager) -> None:
+    """R20, R21: one and the same value for both limits a callback, as two would."""
+    nought = 0.0
+    manager.configure(timeout=nought, grace=nought)
+    manager.register(anyio.lowlevel.checkpoint)
+    with pytest.raises(lastly.CleanupTimeout):
+        await manager.aclose()
+    assert only(manager).status == "forced"
 
 
 def test_a_hung_callback_leaves_time_for_the_others(
@@ -1180,6 +1197,31 @@ async def test_a_context_manager_entered_under_a_limit(
     assert set(statuses(manager).values()) == {"ok"}
 
 
+def test_a_context_manager_entered_under_a_limit_by_who_loads_anyio(run_child) -> None:
+    """R8, R20: the same where nobody had loaded anyio before that callback did."""
+    ended = run_child(
+        """
+        import asyncio, sys, lastly
+
+        async def enters():
+            import anyio
+            tasks = await lastly.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(anyio.sleep, 0)
+            print("entered")
+
+        async def main():
+            lastly.defer(print, "last")
+            lastly.defer(enters, timeout=30)
+            assert "anyio" not in sys.modules
+            await lastly.aclose()
+
+        asyncio.run(main())
+        assert lastly.last_report().ok
+        """
+    )
+    assert ended.out == ["entered", "last"]
+
+
 async def test_a_callback_that_enters_a_context_manager_and_hangs(
     manager: lastly.ShutdownManager,
 ) -> None:
@@ -1253,6 +1295,22 @@ async def test_what_was_registered_beside_an_open_task_group(
     assert calls == ["beside", "last"]
     assert list(statuses(manager).items())[:2] == [("enters", "timed_out"), ("beside", "forced")]
     assert list(statuses(manager).values())[2:] == ["forced", "ok"]
+
+
+async def test_an_unwind_beside_an_open_task_group(manager: lastly.ShutdownManager) -> None:
+    """R8, R22: what is closed by a callback that is forced with such a task group is forced."""
+    inner = lastly.ShutdownManager(errors="log")
+    inner.register(hang)
+
+    async def enters() -> None:
+        await manager.enter_async_context(anyio.create_task_group())
+        manager.defer(inner.aclose)
+        await wait_for_ever()
+
+    manager.configure(errors="log")
+    manager.defer(enters, timeout=0.01)
+    await manager.aclose()
+    assert only(inner).status == "forced"
 
 
 async def test_an_exit_that_holds_nested_scopes(manager: lastly.ShutdownManager) -> None:

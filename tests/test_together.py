@@ -1261,9 +1261,10 @@ def test_close_in_a_running_loop_that_stops_at_a_place(
             manager.defer(calls.append, "sync")
             manager.defer(done.set, thread=True)
             manager.defer(lambda: meeting("two"), name="two")
-            gone = manager.defer(lambda: meeting("gone"))
-        with pytest.raises(RuntimeError, match="still registered"):
+            gone = manager.defer(lambda: meeting("gone"), name="newest")
+        with pytest.raises(RuntimeError, match="still registered") as caught:
             manager.close()
+        assert str(caught.value).startswith(f"callback newest ({gone.origin}) returned an")
         assert done.is_set()
         assert calls == ["sync"]
         assert [r.name for r in manager.pending()][1] == "two"
