@@ -48,8 +48,9 @@ MEMORY = 8 << 30  # bytes, of addresses; a change may also make them fill it
 TESTS = {
     "_stack": "order unregister explicit | together",
     "_registration": "errors explicit calling scopes order unregister | time together | adversity interpreter",
-    "_unwind": "errors explicit scopes calling order | time | together | run",
-    "_books": "errors explicit scopes calling order | time | together | run",
+    "_unwind": "errors explicit scopes calling order | time | together | adversity interpreter"
+    " | run | processes",
+    "_books": "errors explicit scopes calling order | time | together | adversity | run",
     "_manager": "errors explicit scopes calling order unregister report | time together"
     " | interpreter threads watch | processes run",
     "_loops": "loops trio | many_loops",
