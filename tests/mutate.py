@@ -86,10 +86,13 @@ def run(tests: list[Path]) -> tuple[int, str]:
     options = ["-x", "-q", "-m", "not slow", *HANGING, *plugins, *deselected]
     with TemporaryFile() as output:
         if not (child := os.fork()):
-            os.setsid()
-            for descriptor in (1, 2):
-                os.dup2(output.fileno(), descriptor)
-            os._exit(pytest.main([*options, *map(str, tests)]))
+            try:
+                os.setsid()
+                for descriptor in (1, 2):
+                    os.dup2(output.fileno(), descriptor)
+                os._exit(pytest.main([*options, *map(str, tests)]))
+            finally:
+                os._exit(1)  # else it would go on as this process, and take down its directory
         ended = os.pidfd_open(child)
         select([ended], [], [], LIMIT)
         with suppress(ProcessLookupError):
