@@ -69,6 +69,7 @@ IDLE = re.compile(
 # They are about pytest's plugins, and those that it finds by itself are not loaded.
 DESELECTED = [
     "tests/test_loops.py::test_the_loops_of_pytest_asyncio",
+    "tests/test_many_loops.py::test_test_runners",
 ]
 HANGING = [f"-ofaulthandler_timeout={HANGS}", "-ofaulthandler_exit_on_timeout=true"]
 SURVIVED = "survived stage {}"
