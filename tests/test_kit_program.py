@@ -60,6 +60,12 @@ def test_a_program_is_sent_a_signal_and_tells_how_it_unwound(
     assert service.wait() == result  # as often as one likes
 
 
+def test_a_report_of_ones_own_is_refused() -> None:
+    """run_program(): an env that sets LASTLY_REPORT would leave it without any report."""
+    with pytest.raises(ValueError, match="env sets LASTLY_REPORT, .* leave it out, and read"):
+        run_program("-c", "", env={"LASTLY_REPORT": "mine.jsonl"})
+
+
 def test_the_order_of_several_unwinds_and_processes() -> None:
     """Result.order: over all unwinds, as they ended; those of child processes report, too."""
     with run_program(

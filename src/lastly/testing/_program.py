@@ -188,6 +188,8 @@ def run_program(
     It runs with the same interpreter, unbuffered, in a session of its own, so that Ctrl-C in the
     terminal does not reach it, and with `LASTLY_REPORT` set to a file of its own.
 
+    Raises `ValueError` for an `env` that sets that, too.
+
     >>> import signal
     >>> code = '''
     ... import lastly
@@ -204,6 +206,11 @@ def run_program(
     >>> result.status, result.order, result.report["ok"]
     (143, ['close_pool'], True)
     """
+    if env is not None and "LASTLY_REPORT" in env:
+        raise ValueError(
+            "env sets LASTLY_REPORT, which run_program() needs for itself; leave it out, and read "
+            "`reports` of what Child.wait() returns, or start the program by subprocess"
+        )
     directory = TemporaryDirectory(prefix="lastly-")
     told = {
         "PYTHONUNBUFFERED": "1",  # a line can be waited for when it is printed
