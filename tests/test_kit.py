@@ -315,6 +315,57 @@ async def test_exits_hang(manager) -> None:
     assert [o.status.value for o in manager.last_report().outcomes] == ["timed_out"]
 
 
+def unwind_a_task_group(backend: str, work, fault) -> lastly.Outcome:
+    """Unwind a manager that holds a task group, on a loop whose end finds what was not left."""
+
+    async def main() -> lastly.ShutdownManager:
+        manager = lastly.ShutdownManager(errors="log", timeout=30)
+        group = await manager.enter_async_context(anyio.create_task_group())
+        group.start_soon(work)
+        with fault("TaskGroup", manager=manager):
+            await manager.aclose()
+        return manager
+
+    (outcome,) = anyio.run(main, backend=backend).last_report().outcomes
+    return outcome
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("work", [anyio.lowlevel.checkpoint, anyio.sleep_forever])
+def test_the_exit_of_a_task_group_hangs(backend: str, work) -> None:
+    """hang(), R8: on trio inside of the scope that the exit holds, and it leaves that."""
+    outcome = unwind_a_task_group(backend, work, hang)
+    assert outcome.status is lastly.Status.TIMED_OUT
+    assert isinstance(outcome.exception, lastly.CleanupTimeout)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_exit_of_a_task_group_fails(backend: str) -> None:
+    """fail(): the same object comes out of it, and on trio its scope is left."""
+    error = OSError("gone")
+
+    def fault(name: str, manager: lastly.ShutdownManager):
+        return fail(name, error, manager=manager)
+
+    assert unwind_a_task_group(backend, anyio.lowlevel.checkpoint, fault).exception is error
+
+
+def test_after_it_has_left_its_scope_nothing_would_end_an_exit_on_trio() -> None:
+    """hang(after=True), R8: where lastly can put up no scope it fails, and says so."""
+
+    def fault(name: str, manager: lastly.ShutdownManager):
+        return hang(name, after=True, manager=manager)
+
+    work = anyio.lowlevel.checkpoint
+    assert unwind_a_task_group("asyncio", work, fault).status is lastly.Status.TIMED_OUT
+    outcome = unwind_a_task_group("trio", work, fault)
+    assert isinstance(outcome.exception, AssertionError)
+    assert re.search(
+        r"^TaskGroup \(.*\) would hang for ever: .* did you mean it without `after=True`\?$",
+        str(outcome.exception),
+    )
+
+
 @pytest.mark.parametrize("after", [False, True])
 async def test_what_nothing_would_end_fails_and_says_so(manager, after: bool) -> None:
     """hang(): no limit, and a sync callback without a thread: the test fails, and goes on."""

@@ -152,7 +152,7 @@ def kit_imports(name: str) -> set[str]:
     ("module", "allowed"),
     [
         ("_asserts", {"_manager", "_outcome"}),
-        ("_faults", {"_checks", "_manager", "_registration", "_time"}),
+        ("_faults", {"_backends", "_checks", "_manager", "_registration", "_time"}),
         ("_isolation", {"_interpreter", "_manager"}),
         ("_plugin", {"_isolation", "_time"}),
         ("_program", set()),

@@ -1,10 +1,11 @@
 """hang and fail: let the callback of a name go wrong.
 
-May import _checks, _manager, _registration and _time.
+May import _backends, _checks, _manager, _registration and _time.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
@@ -12,6 +13,7 @@ from threading import Event
 
 from anyio import sleep_forever
 
+from lastly._backends import outermost_scope
 from lastly._checks import _is_sync
 from lastly._manager import default
 from lastly._registration import is_awaitable
@@ -37,8 +39,12 @@ def hang(
     the manager's clock jumps to the limit. It hangs instead of its real work, or `after` it. It
     does not matter whether it was registered before the block or is inside of it.
 
+    On trio, the exit of a context manager that holds a cancel scope open, as a task group does,
+    hangs inside of that and then leaves it, which is its real work.
+
     The callback fails, with an `AssertionError` that says why, where nothing could ever end it:
-    if there is no `timeout` and no `grace`, or it is sync and has no `thread=True`.
+    if there is no `timeout` and no `grace`, if it is sync and has no `thread=True`, or `after`
+    such an exit.
 
     Raises `AssertionError` at the end of the block if no callback of this name was called.
 
@@ -70,6 +76,11 @@ def hang(
                 f"{name} ({registration.origin}) would hang for ever: did you forget its timeout, "
                 "or the grace or timeout of the manager?"
             )
+        if faulty.around is not None and outermost_scope(faulty.around) is None:
+            raise AssertionError(
+                f"{name} ({registration.origin}) would hang for ever: on trio nothing but the "
+                "scope that this exit leaves could end it; did you mean it without `after=True`?"
+            )
         clock._skip_while(lambda: registration._func is faulty)
         return released.wait() if in_thread else sleep_forever()
 
@@ -86,7 +97,8 @@ def fail(
     """Make the callbacks of this name raise the exception, in all unwinds inside the block.
 
     They raise it instead of their real work, or `after` it. It does not matter whether they were
-    registered before the block or are inside of it.
+    registered before the block or are inside of it. On trio, the exit of a context manager that
+    holds a cancel scope open leaves that in any case.
 
     Raises `AssertionError` at the end of the block if no callback of this name was called.
 
@@ -182,9 +194,16 @@ class _Faulty:  # noqa: PLW1641 - nobody hashes it
         self.fault = fault
         self.func = registration._func
 
+    @property
+    def around(self) -> object | None:
+        exit_ = self.registration._exit
+        return None if exit_ is None else exit_.around
+
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.fault.called = True
         if not self.fault.after:
+            if self.around is not None:
+                return self._inside(args)
             return self.fault.go_wrong(self, _is_sync(self.func) or None)
         result: Any = self.func(*args, **kwargs)
         if is_awaitable(result):
@@ -194,6 +213,16 @@ class _Faulty:  # noqa: PLW1641 - nobody hashes it
     async def _after(self, real: Awaitable[object]) -> None:
         await real
         await self.fault.go_wrong(self, False)
+
+    async def _inside(self, told: tuple[object, ...]) -> object:
+        real: Any = self.func
+        try:
+            return await self.fault.go_wrong(self, False)  # hangs until it is cancelled, or raises
+        except sys.modules["trio"].Cancelled as exc:
+            return await real(type(exc), exc, exc.__traceback__)
+        except BaseException:
+            await real(*told)  # trio breaks down over a scope that is never left
+            raise
 
     def __eq__(self, other: object) -> bool:
         return self.func == other
