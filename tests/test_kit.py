@@ -13,8 +13,9 @@ import anyio
 import pytest
 
 import lastly
-from lastly import _interpreter
+from lastly import _interpreter, _ladder
 from lastly._manager import default
+from lastly._outcome import Reason
 from lastly.testing import FakeClock, assert_unwound, fail, fake_clock, hang, isolated
 
 
@@ -126,6 +127,104 @@ async def test_a_loop_that_outlives_the_block_keeps_no_hook_of_it(anyio_backend_
     assert default in _interpreter._managers
     outer.cancel()
     assert default not in _interpreter._managers
+
+
+def test_what_was_registered_before_the_block_can_be_cancelled_inside_of_it() -> None:
+    """isolated(): a handle finds its registration, and what the block has is still held."""
+    first, second = lastly.defer(print, name="first"), lastly.defer(print, name="second")
+    with isolated():
+        inner = lastly.defer(print, name="inner")
+        assert second.cancel()
+        assert lastly.pending() == (inner,)
+        assert first.cancel()
+        assert default in _interpreter._managers
+        lastly.close()
+        assert_unwound("inner")
+    assert lastly.pending() == ()
+    assert {first.status, second.status} == {lastly.Status.CANCELLED}
+    assert default not in _interpreter._managers
+    assert default._tied == {}
+
+
+def test_what_was_registered_before_the_block_can_be_cancelled_after_it() -> None:
+    """isolated(): a handle finds its registration where that was put back to."""
+    handle = lastly.defer(print)
+    with isolated(), isolated():
+        pass
+    assert handle.cancel()
+    assert lastly.pending() == ()
+    assert default not in _interpreter._managers
+
+
+def test_handlers_from_before_the_block_stay_and_count_their_signals_anew(run_child) -> None:
+    """isolated(), R25: what was installed before it works inside of it and after it."""
+    ended = run_child(
+        """
+        import asyncio, signal
+        from signal import SIGHUP, SIGTERM
+        import lastly
+        from lastly.testing import isolated
+
+        def terminate(signum):
+            try:
+                signal.raise_signal(signum)
+            except SystemExit as exc:
+                print(signal.Signals(signum).name, exc.code)
+
+        async def wait():
+            print(await lastly.wait_requested())
+
+        lastly.install_signal_handlers(SIGTERM)
+        with isolated():
+            lastly.install_signal_handlers(SIGTERM, SIGHUP)
+            terminate(SIGHUP)
+            asyncio.run(wait())
+            terminate(SIGTERM)  # the second: the third one would kill
+        print(signal.getsignal(SIGHUP).name)
+        lastly.request_shutdown("outer")
+        asyncio.run(wait())
+        terminate(SIGTERM)
+        asyncio.run(wait())
+        """
+    )
+    assert ended.out == [
+        "SIGHUP 129",
+        "signal: SIGHUP",
+        "SIGTERM 143",
+        "SIG_DFL",
+        "request: outer",
+        "SIGTERM 143",
+        "request: outer",
+    ]
+
+
+def test_a_block_in_another_thread_leaves_the_signals_alone() -> None:
+    """isolated(manager): the main thread has them, whatever blocks others open meanwhile."""
+    reason, seen = Reason("signal", "SIGTERM"), []
+
+    def work() -> None:
+        with isolated(lastly.ShutdownManager()) as manager:
+            seen.append(manager._ladder.request)
+
+    _ladder.signals.ask(reason, 0.0)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [request.reason for request in seen] == [reason]
+    with isolated(lastly.ShutdownManager()) as manager:
+        assert manager._ladder.request is None
+
+
+async def test_who_waits_outside_of_a_block_may_stop_inside_of_it(anyio_backend_name: str) -> None:
+    """isolated(): nobody who is gone is taken for one who waits for a signal."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(lastly.wait_requested)
+        await anyio.wait_all_tasks_blocked()
+        with isolated(), anyio.CancelScope(shield=True):
+            assert _ladder.signals._waiters == {}
+            group.cancel_scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+    assert _ladder.signals._waiters == {}
 
 
 # -- assert_unwound -------------------------------------------------------------------

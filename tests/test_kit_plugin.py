@@ -76,6 +76,36 @@ def test_without_the_fixture():
     ).assert_outcomes(passed=4)
 
 
+def test_the_signals_of_a_test_are_its_own(run: Run) -> None:
+    """lastly_manager, R25: handlers are put back, and no test has been told of another's."""
+    run(
+        """
+import signal
+from signal import SIGTERM
+
+before = signal.getsignal(SIGTERM)
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_is_terminated(lastly_manager, number):
+    assert signal.getsignal(SIGTERM) is before
+    lastly.install_signal_handlers(SIGTERM)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            signal.raise_signal(SIGTERM)
+
+@TEST
+async def test_next(lastly_manager):
+    assert signal.getsignal(SIGTERM) is before
+    lastly.configure(grace=3600)
+    async with lastly.lifespan():
+        lastly.defer(anyio.sleep, 0, name="close_pool")
+        lastly.request_shutdown("mine")
+        assert str(await lastly.wait_requested()) == "request: mine"
+    assert_unwound("close_pool")
+        """
+    ).assert_outcomes(passed=3)
+
+
 def test_a_test_that_leaves_registrations_fails(run: Run) -> None:
     """lastly_manager: it names what was left, and where; the next test begins with nothing."""
     result = run(

@@ -153,7 +153,7 @@ def kit_imports(name: str) -> set[str]:
     [
         ("_asserts", {"_manager", "_outcome"}),
         ("_faults", {"_backends", "_checks", "_manager", "_registration", "_time"}),
-        ("_isolation", {"_interpreter", "_manager"}),
+        ("_isolation", {"_interpreter", "_ladder", "_manager", "_signals"}),
         ("_plugin", {"_isolation", "_time"}),
         ("_program", set()),
         ("_time", {"_backends", "_clock", "_manager"}),

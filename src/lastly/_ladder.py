@@ -104,8 +104,9 @@ class Ladder:
     async def wait(self) -> Reason:
         """Wait for a request, in the loop that is running."""
         waiter = _Waiter(current_home(), new_event())
-        for ladder in self:
-            ladder._waiters[waiter] = None
+        everywhere = [ladder._waiters for ladder in self]  # the kit lends a ladder to a test
+        for waiters in everywhere:
+            waiters[waiter] = None
         try:
             # After the waiter can be seen: a request comes before this, or else wakes it.
             request = self.request
@@ -115,8 +116,8 @@ class Ladder:
             assert request is not None
             return request.reason
         finally:
-            for ladder in self:
-                ladder._waiters.pop(waiter, None)
+            for waiters in everywhere:
+                waiters.pop(waiter, None)
 
 
 signals = Ladder()
