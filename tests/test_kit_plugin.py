@@ -261,7 +261,7 @@ def test_nothing_is_loaded_without_the_line_in_a_conftest(pytester: pytest.Pytes
 
 
 def test_a_run_of_unittests(pytester: pytest.Pytester) -> None:
-    """isolated(): for tests without pytest's fixtures."""
+    """isolated(): for tests without pytest's fixtures; a lifespan stands for the loop's end."""
     pytester.makepyfile(
         """
         import unittest
@@ -276,9 +276,16 @@ def test_a_run_of_unittests(pytester: pytest.Pytester) -> None:
                 async with lastly.lifespan():
                     lastly.defer(print, name="close_pool")
                 assert_unwound("close_pool")
+
+        class WithLifespan(Tests):
+            async def asyncSetUp(self):
+                await self.enterAsyncContext(lastly.lifespan())
+
+            async def test_leaves(self):
+                lastly.defer(print, name="close_pool")
         """
     )
-    pytester.runpytest_subprocess(*OPTIONS.split()).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*OPTIONS.split()).assert_outcomes(passed=3)
 
 
 def test_these_tests_use_the_fixtures_themselves(
