@@ -356,11 +356,12 @@ def test_request_shutdown(where: str, caplog: pytest.LogCaptureFixture) -> None:
     """R28: in main, from another thread, or before main could begin; and then it is over."""
     caplog.set_level(logging.INFO, "lastly")
     called: list[str] = []
+    thread = threading.Thread(target=lastly.request_shutdown, args=("deploy",))
 
     async def main() -> None:
         called.append("main")
         if where == "thread":
-            threading.Thread(target=lastly.request_shutdown, args=("deploy",)).start()
+            thread.start()
         else:
             lastly.request_shutdown("deploy")
         lastly.request_shutdown("too late")
@@ -375,6 +376,8 @@ def test_request_shutdown(where: str, caplog: pytest.LogCaptureFixture) -> None:
     if where != "thread":
         assert str(lastly.last_report().reason) == "request: deploy"
     assert lastly.run(double, 1) == 2
+    if where == "thread":
+        thread.join()  # its request may have been heard before it has set aside the line
     lastly._aside.settle()
     told = f"shutdown was requested: {lastly.last_report().reason}"
     assert [m for m in caplog.messages if "requested" in m] == [told]
