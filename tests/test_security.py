@@ -38,7 +38,10 @@ def close(manager: lastly.ShutdownManager, path: Path) -> None:
 
 # -- what it does ---------------------------------------------------------------------------
 
-TREES = {path.name: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
+TREES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 RUNS_TEXT = {"eval", "exec", "compile", "__import__", "breakpoint", "input"}
 LOADS = {
     *("pickle", "marshal", "shelve", "dill", "ctypes", "code", "codeop", "runpy", "importlib"),
@@ -48,12 +51,13 @@ GOOD_REASONS = {
     "_render.py": {"shutil"},  # for the width of the terminal
     "_wakeup.py": {"socket"},  # for a pair of them, by which a signal wakes the loop
     "_interpreter.py": {"importlib"},  # for modules of the standard library's, by fixed names
+    "testing/_program.py": {"subprocess", "tempfile"},  # run_program: a child, and where it reports
 }
 
 
 @pytest.mark.parametrize("module", TREES)
 def test_no_text_is_run_and_nothing_is_unpickled(module: str) -> None:
-    """No eval, exec or pickle, no process, no connection; in no module."""
+    """No eval, exec or pickle, no connection, no process but run_program's; in no module."""
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Name):
             assert node.id not in RUNS_TEXT, ast.unparse(node)
@@ -67,14 +71,15 @@ def test_no_text_is_run_and_nothing_is_unpickled(module: str) -> None:
 
 
 def test_what_is_read_from_the_environment() -> None:
-    """R31: LASTLY_REPORT, and nothing else."""
+    """R31: LASTLY_REPORT, and nothing else; run_program hands all of it on to its child."""
     read = []
-    for tree in TREES.values():
+    for module, tree in TREES.items():
         for node in ast.walk(tree):
             names = [getattr(node, "attr", ""), getattr(node, "id", "")]
             if {"environ", "environb", "getenv", "getenvb", "expandvars", "expanduser"} & {*names}:
-                read.append(ast.unparse(node))
-    assert read == ["os.environ"]
+                read.append((module, ast.unparse(node)))
+    assert read == [("_manager.py", "os.environ"), ("testing/_program.py", "os.environ")]
+    assert "env={**os.environ, " in (PACKAGE / "testing" / "_program.py").read_text()
     source = (PACKAGE / "_manager.py").read_text()
     assert source.count("environ") == source.count('os.environ.get("LASTLY_REPORT")') == 1
 
@@ -147,6 +152,104 @@ def test_a_link_in_the_reports_place_is_not_followed(
         assert not path.is_symlink()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert caplog.text == ""
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_second_name_of_a_file_is_not_written_to(
+    manager: lastly.ShutdownManager, target: Path, tmp_path: Path, caplog, suffix: str
+) -> None:
+    """R31: a hard link is no way to another file; it is replaced, or the report is not written."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    path = target / f"report.{suffix}"
+    os.link(victim, path)
+    manager.defer(int)
+    close(manager, path)
+    assert victim.read_text() == "precious"
+    assert os.listdir(target) == [path.name]
+    if suffix == "jsonl":
+        assert path.samefile(victim)
+        assert "no file of this user's that has one name only" in caplog.text
+    else:
+        assert not path.samefile(victim)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600  # the victim's was for that
+        assert caplog.text == ""
+    path.unlink()
+    manager.defer(int)
+    close(manager, path)
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_of_somebody_elses_is_not_used(
+    manager: lastly.ShutdownManager, target: Path, monkeypatch, caplog, suffix: str
+) -> None:
+    """R31: who was there before, and may read what he owns, is told nothing."""
+    path = target / f"report.{suffix}"
+    path.write_text("")
+    path.chmod(0o666)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    manager.defer(int)
+    close(manager, path)
+    if suffix == "jsonl":
+        assert "the report was not written" in caplog.text
+        assert path.read_text() == ""
+    else:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    caplog.clear()
+    monkeypatch.undo()
+    manager.defer(int)
+    close(manager, path)
+    assert caplog.text == ""
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
+def test_a_file_made_beforehand_in_a_sticky_directory(
+    manager: lastly.ShutdownManager, target: Path, caplog
+) -> None:
+    """R31: the same with a file that really is somebody else's, and open to everybody."""
+    target.chmod(0o1777)
+    path = target / "report.jsonl"
+    path.write_text("")
+    os.chown(path, 65534, 65534)
+    path.chmod(0o666)
+    manager.defer(int)
+    close(manager, path)
+    assert path.read_text() == ""
+    assert "the report was not written" in caplog.text
+
+
+def test_a_pipe_is_whosoever_it_is(
+    manager: lastly.ShutdownManager, target: Path, monkeypatch, caplog
+) -> None:
+    """R31: one that another user reads, a collector of logs say, is written to as ever."""
+    path = target / "report.jsonl"
+    os.mkfifo(path)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        manager.defer(int)
+        close(manager, path)
+        assert json.loads(os.read(reader, 1 << 16))["ok"]
+    finally:
+        os.close(reader)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_system_without_users(
+    manager: lastly.ShutdownManager, target: Path, monkeypatch, caplog, suffix: str
+) -> None:
+    """R31: Windows cannot tell whose a file is; there it is only asked how many names it has."""
+    monkeypatch.delattr(os, "geteuid")
+    path = target / f"report.{suffix}"
+    for _ in range(2):
+        manager.defer(int)
+        close(manager, path)
+    assert caplog.text == ""
+    assert len(path.read_text().splitlines()) == 2 or suffix != "jsonl"
 
 
 @pytest.mark.parametrize("suffix", FORMATS[1:])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,10 @@ def _append(path: Path, text: str) -> None:
     data = text.encode()
     file = _open(path, os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
     try:
+        # Of what was opened, not of the name, which may stand for something else by now.
+        found = os.fstat(file)
+        if not (stat.S_ISFIFO(found.st_mode) or _is_ones_own(found)):
+            raise OSError("it is no pipe, and no file of this user's that has one name only")
         written = os.write(file, data)
         if written < len(data):
             _take_back(file, written)
@@ -78,8 +83,10 @@ def _replace(path: Path, text: str) -> None:
     # Readers see the old file or the new one, never half of it.
     half = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     mode = _PRIVATE
-    if path.is_file() and not path.is_symlink():
-        mode = path.stat().st_mode & 0o777  # who shares the report may go on doing so
+    with suppress(OSError):
+        found = path.lstat()
+        if _is_ones_own(found):
+            mode = found.st_mode & 0o777  # who shares the report may go on doing so
     file = _open(half, os.O_EXCL, mode)
     try:
         try:
@@ -92,6 +99,13 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
+
+
+def _is_ones_own(found: os.stat_result) -> bool:
+    # In a directory that others may write to, it could be theirs, to read what is told, or a
+    # second name that they gave to any file of this user's.
+    user = getattr(os, "geteuid", lambda: found.st_uid)()  # Windows has none
+    return stat.S_ISREG(found.st_mode) and found.st_uid == user and found.st_nlink == 1
 
 
 def _open(path: Path, flags: int, mode: int = _PRIVATE) -> int:
