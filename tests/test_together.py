@@ -942,6 +942,44 @@ async def test_the_calls_of_others_are_not_its_time(manager: lastly.ShutdownMana
     assert manager.last_report().ok
 
 
+async def test_a_members_limit_is_not_that_of_the_next(manager: lastly.ShutdownManager) -> None:
+    """R4, R20: what comes after a place is not taken for cut short, nor a failure for a timeout."""
+    manager.configure(errors="group")
+    manager.defer(int, "x", name="fails")
+    with manager.together():
+        manager.defer(hangs, timeout=0.01, name="hangs")
+    with pytest.raises(BaseExceptionGroup):
+        await manager.aclose()
+    assert statuses(manager) == [("hangs", "timed_out"), ("fails", "failed")]
+
+
+def test_a_place_after_one_that_was_cut_short(manager: lastly.ShutdownManager) -> None:
+    """R4, R22: the limit of a member is not that of the place below, when close() runs both."""
+    manager.configure(grace=0, errors="log")
+    for name in "below", "above":
+        with manager.together():
+            manager.defer(hangs, name=name)
+    manager.close()
+    assert statuses(manager) == [("above", "forced"), ("below", "forced")]
+
+
+def test_members_of_another_loop_after_one_that_was_cut_short(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R4, R20: nor is it that of the members which close() runs on the next loop."""
+    manager.configure(errors="log")
+
+    async def registers() -> None:
+        manager.defer(hangs, timeout=0.01, name="at home")
+
+    with contextlib.ExitStack() as stack:
+        with manager.together():
+            manager.defer(anyio.sleep, 0, name="elsewhere")
+            stack.enter_context(asyncio.Runner()).run(registers())
+        manager.close()
+    assert statuses(manager) == [("at home", "timed_out"), ("elsewhere", "ok")]
+
+
 async def test_the_grace_is_one_for_all(manager: lastly.ShutdownManager, clock) -> None:
     """R4, R21, R22: members share what a callback may take of it; what comes later is forced."""
     manager.configure(grace=10)

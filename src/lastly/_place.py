@@ -291,6 +291,7 @@ def _run_from_outside(run: Run, spot: Spot, waiting: list[_Member]) -> None:
             error = exc
         finally:
             dispose(beside)
+            spot.step = None  # a member's that was cut short: it is not for those of other loops
     if error is not None:
         try:
             reraise(error)

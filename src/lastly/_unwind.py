@@ -212,6 +212,7 @@ class Unwind(Books):
             )
             if options is not None and options.block is not None and not self.is_member:
                 await self.run_place(self, registration, call)
+                spot.step = None  # that of a member which was cut short is not the next one's
                 start = now()
                 continue
             spot.registration, spot.start, spot.awaitable = registration, start, None
