@@ -8,10 +8,14 @@ import dataclasses
 import gc
 import logging
 import signal
+import sys
 import threading
+import time
+import traceback
 import types
 import warnings
 import weakref
+from concurrent.futures import Future
 
 import anyio
 import anyio.lowlevel
@@ -637,6 +641,63 @@ def test_an_unwind_on_a_stopped_loop_is_taken_over(manager: lastly.ShutdownManag
     assert calls == ["bottom"]
     with pytest.raises((asyncio.CancelledError, RuntimeError)):
         loop.run_until_complete(tasks[0])
+    loop.close()
+
+
+@pytest.mark.parametrize("how", ["close", "aclose"])
+@pytest.mark.parametrize("began_here", [True, False])
+def test_an_unwind_whose_loop_runs_on_in_another_thread(
+    manager: lastly.ShutdownManager, began_here: bool, how: str
+) -> None:
+    """R13: it is waited for, whether the thread that it began in has ended or is one's own."""
+    calls: list[str] = []
+    go_on = asyncio.Event()
+    here = threading.get_ident()
+
+    async def callback() -> None:
+        await go_on.wait()
+        calls.append("callback")
+
+    async def begin() -> None:
+        manager.defer(calls.append, "bottom")
+        manager.register(callback)
+        tasks.append(asyncio.ensure_future(manager.aclose()))
+        await asyncio.sleep(0)
+
+    async def aclose() -> None:
+        closes = asyncio.ensure_future(manager.aclose())
+        await asyncio.sleep(0)
+        loop.call_soon_threadsafe(go_on.set)
+        await closes
+
+    def go_on_when_it_waits() -> None:
+        def waits() -> bool:
+            stack = traceback.walk_stack(sys._current_frames()[here])
+            return any(frame.f_code is Future.result.__code__ for frame, _ in stack)
+
+        while not waits():
+            time.sleep(0.001)
+        loop.call_soon_threadsafe(go_on.set)
+
+    tasks: list[asyncio.Task[None]] = []
+    loop = asyncio.new_event_loop()
+    first = threading.Thread(target=loop.run_until_complete, args=(begin(),))
+    if began_here:
+        first.run()
+    else:
+        first.start()
+        first.join()
+    second = threading.Thread(target=loop.run_forever, daemon=True)
+    second.start()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
+    if how == "aclose":
+        asyncio.run(aclose())
+    else:
+        threading.Thread(target=go_on_when_it_waits, daemon=True).start()
+        manager.close()
+    assert calls == ["callback", "bottom"]
+    loop.call_soon_threadsafe(loop.stop)
+    second.join()
     loop.close()
 
 

@@ -5,6 +5,7 @@ May import _backends and _runners.
 
 from __future__ import annotations
 
+import os
 import sys
 from threading import current_thread
 
@@ -31,6 +32,7 @@ class Guard:
 
     def __init__(self, main: Main | None = None) -> None:
         self._main = main
+        self._process = os.getpid()
         self.scope: anyio.CancelScope | None = None
         self.held = 0  # the context managers that were entered inside of it and are open
         self.is_spent = False  # cancelled by a limit, and held
@@ -144,7 +146,9 @@ class Guard:
         elsewhere = thread is not current_thread() and thread.is_alive()
         if self.is_trio or elsewhere:
             return False
-        return current_home() is not self.home
+        # In a forked child, the loop that was running in the parent says that it still does.
+        runs = self.home.is_running() and self._process == os.getpid()
+        return not runs and current_home() is not self.home
 
     def go_on(self, done: Future[None]) -> None:
         """End a suspended unwind: run its loop on, or else close its coroutine."""
