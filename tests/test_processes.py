@@ -299,6 +299,39 @@ def test_a_queue_can_be_used_in_callbacks(run_child) -> None:
     assert ended.out == ["from work", "from a callback"]
 
 
+def test_a_fork_beside_an_unwind_in_the_same_loop(run_child) -> None:
+    """R13, R19: close() in the child does not wait for it; it is the parent's to go on with."""
+    ended = run_child(
+        SAY
+        + """
+import asyncio
+import lastly
+
+async def callback():
+    await goes_on.wait()
+    say("callback")
+
+async def main():
+    global goes_on
+    goes_on = asyncio.Event()
+    lastly.register(callback)
+    unwind = asyncio.create_task(lastly.aclose())
+    await asyncio.sleep(0)
+    if os.fork() == 0:
+        lastly.close()
+        os._exit(0)
+    assert os.wait()[1] == 0
+    goes_on.set()
+    await unwind
+
+lastly.defer(say, "module")
+asyncio.run(main())
+        """,
+        PYTHONWARNINGS="ignore",
+    )
+    assert ended.out == ["child module", "parent callback", "parent module"]
+
+
 def test_a_fork_while_another_thread_unwinds(run_child) -> None:
     """R19: that unwind is the parent's; the child runs what it has kept, and waits for nobody."""
     ended = run_child(

@@ -152,7 +152,7 @@ class Guard:
 
     def go_on(self, done: Future[None]) -> None:
         """End a suspended unwind: run its loop on, or else close its coroutine."""
-        if not self.home.is_closed() and current_home() is None:
+        if current_home() is None and not (self.home.is_closed() or self.home.is_running()):
             run_to_end(self.home, wait(done))
         else:
             stop(self.task)
