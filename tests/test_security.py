@@ -170,7 +170,7 @@ def test_a_second_name_of_a_file_is_not_written_to(
     assert os.listdir(target) == [path.name]
     if suffix == "jsonl":
         assert path.samefile(victim)
-        assert "no file of this user's that has one name only" in caplog.text
+        assert "no file of this user's or root's that has one name only" in caplog.text
     else:
         assert not path.samefile(victim)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600  # the victim's was for that
@@ -189,12 +189,16 @@ def test_a_file_of_somebody_elses_is_not_used(
     path = target / f"report.{suffix}"
     path.write_text("")
     path.chmod(0o666)
-    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:
+        os.chown(path, 65534, -1)
     manager.defer(int)
     close(manager, path)
     if suffix == "jsonl":
         assert "the report was not written" in caplog.text
         assert path.read_text() == ""
+        os.chown(path, owner, -1)
     else:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     caplog.clear()
@@ -219,6 +223,20 @@ def test_a_file_made_beforehand_in_a_sticky_directory(
     close(manager, path)
     assert path.read_text() == ""
     assert "the report was not written" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to be root")
+def test_a_file_of_roots_is_used(
+    manager: lastly.ShutdownManager, target: Path, monkeypatch, caplog
+) -> None:
+    """R31: it reads everything anyway, and owns every file of some volumes."""
+    path = target / "report.jsonl"
+    path.write_text("")
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    manager.defer(int)
+    close(manager, path)
+    assert caplog.text == ""
+    assert json.loads(path.read_text())["ok"]
 
 
 def test_a_pipe_is_whosoever_it_is(

@@ -61,7 +61,9 @@ def _append(path: Path, text: str) -> None:
         # Of what was opened, not of the name, which may stand for something else by now.
         found = os.fstat(file)
         if not (stat.S_ISFIFO(found.st_mode) or _is_ones_own(found)):
-            raise OSError("it is no pipe, and no file of this user's that has one name only")
+            raise OSError(
+                "it is no pipe, and no file of this user's or root's that has one name only"
+            )
         written = os.write(file, data)
         if written < len(data):
             _take_back(file, written)
@@ -103,9 +105,10 @@ def _replace(path: Path, text: str) -> None:
 
 def _is_ones_own(found: os.stat_result) -> bool:
     # In a directory that others may write to, it could be theirs, to read what is told, or a
-    # second name that they gave to any file of this user's.
+    # second name that they gave to any file of this user's. Root reads everything anyway, and
+    # volumes of a network may show all files as its own.
     user = getattr(os, "geteuid", lambda: found.st_uid)()  # Windows has none
-    return stat.S_ISREG(found.st_mode) and found.st_uid == user and found.st_nlink == 1
+    return stat.S_ISREG(found.st_mode) and found.st_uid in (user, 0) and found.st_nlink == 1
 
 
 def _open(path: Path, flags: int, mode: int = _PRIVATE) -> int:
