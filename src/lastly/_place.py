@@ -209,11 +209,10 @@ async def _beside(members: list[_Member]) -> None:
                 if not left:
                     done.set()
 
-    # Not `async with`, which would await when this is closed from outside of its task. One
-    # shield is against what is around, one against the group: it cancels all of itself where
-    # one's task was cancelled before it began.
+    # Not `async with`, which would await when this is closed from outside of its task. Members
+    # have shields of their own; this one is against what is around, and against the group: it
+    # cancels all of itself where one's task was cancelled before it began.
     group = await anyio.create_task_group().__aenter__()
-    group.cancel_scope.shield = True
     shield = anyio.CancelScope(shield=True).__enter__()
     tasks = [finish(queue) for queue in _queues(members)]
     for task in tasks:
@@ -257,10 +256,9 @@ async def _until_none_is_left(left: set[_Member], done: anyio.Event) -> BaseExce
 def _queues(members: list[_Member]) -> Iterable[list[_Member]]:
     """Have those wait for each other whose home is a loop that nobody runs: it can run once."""
     queues: dict[Any, list[_Member]] = {}
-    here = current_home()
     for member in members:
         home: Any = member.home
-        is_idle = not (home is None or home is here or is_closed(home) or is_elsewhere(home))
+        is_idle = home is not None and not is_elsewhere(home)  # one that runs here is not, either
         queues.setdefault(home if is_idle else member, []).append(member)
     return queues.values()
 
