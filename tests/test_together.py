@@ -890,6 +890,29 @@ def test_a_place_that_is_closed_before_it_awaits() -> None:
     assert calls == ["below"]
 
 
+def test_a_place_on_a_stopped_loop_is_taken_over(manager: lastly.ShutdownManager) -> None:
+    """R4, R13: where another loop unwinds on, no task of a member's is left on the old one."""
+    calls: list[str] = []
+
+    async def member() -> None:
+        loop.stop()
+        await hangs()
+
+    manager.defer(calls.append, "below")
+    with manager.together():
+        manager.register(member)
+        manager.register(member)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(manager.aclose())
+    loop.run_forever()
+    asyncio.run(manager.aclose())
+    assert calls == ["below"]
+    with pytest.raises((asyncio.CancelledError, RuntimeError)):
+        loop.run_until_complete(task)
+    assert asyncio.all_tasks(loop) == set()
+    loop.close()
+
+
 # -- time -------------------------------------------------------------------------------
 
 

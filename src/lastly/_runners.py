@@ -50,6 +50,7 @@ def stop(task: asyncio.Task[Any]) -> None:
     coroutine: Any = task.get_coro()
     with suppress(Exception):
         coroutine.close()
+    with suppress(Exception):
         task.cancel()  # nobody shall wait for it, if its loop does run again
 
 
