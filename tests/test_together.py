@@ -169,6 +169,28 @@ async def test_tasks_of_the_block_are_inside_while_it_is_open(
     assert len(meeting.names) == 4
 
 
+async def test_tasks_of_a_block_are_not_inside_of_the_next(manager: lastly.ShutdownManager) -> None:
+    """R4: a task that outlives its block is in none, though the same manager's next is open."""
+    calls: list[str] = []
+    closed = anyio.Event()
+
+    async def task() -> None:
+        await closed.wait()
+        manager.defer(calls.append, "task")
+
+    async with anyio.create_task_group() as group:
+        with manager.together():
+            manager.defer(calls.append, "first block")
+            group.start_soon(task)
+        manager.defer(calls.append, "between")
+        with manager.together():
+            closed.set()
+            await anyio.wait_all_tasks_blocked()
+    manager.defer(calls.append, "above")
+    await manager.aclose()
+    assert calls == ["above", "task", "between", "first block"]
+
+
 async def test_nested_blocks_are_one_and_empty_ones_nothing(
     manager: lastly.ShutdownManager,
 ) -> None:
@@ -801,6 +823,33 @@ async def test_all_tasks_are_cancelled_before_the_members_begin(
     assert calls == ["below"]
     statuses = [str(o.status) for o in manager.last_report().outcomes]
     assert statuses == ["ok", "interrupted", "interrupted", "ok"]
+
+
+@native
+async def test_all_tasks_are_cancelled_before_some_members_begin(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R4, R18: one that has begun gets that cancellation once, whatever becomes of the others."""
+    calls: list[str] = []
+
+    async def cancels_all() -> None:
+        for each in asyncio.all_tasks() - tasks:
+            each.cancel()
+        try:
+            await hangs()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            calls.append("cleaned up")
+
+    with manager.together():
+        manager.register(hangs)
+        manager.register(cancels_all)
+    tasks = asyncio.all_tasks()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(manager.aclose())
+    assert calls == ["cleaned up"]
+    assert [str(o.status) for o in manager.last_report().outcomes] == ["interrupted"] * 2
 
 
 @native
