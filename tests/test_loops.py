@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 import textwrap
+import threading
 import types
 import unittest
 import weakref
@@ -337,6 +339,64 @@ def test_registering_while_the_loop_is_torn_down(
     assert calls == ["callback"]
     loop.close()
     assert calls == ["callback", "from the generator"]
+
+
+def test_registering_with_a_manager_that_the_teardown_has_passed(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R2, R14: what another manager's callback registers runs while the executor still does."""
+    passed = lastly.ShutdownManager("passed")
+    calls: list[str] = []
+
+    async def needs_the_executor() -> None:
+        calls.append(await asyncio.to_thread(str, "in a thread"))
+
+    async def main() -> None:
+        manager.defer(passed.register, needs_the_executor)
+        passed.defer(calls.append, "passed")
+
+    asyncio.run(main())
+    assert calls == ["passed", "in a thread"]
+
+
+def test_the_rest_of_a_teardown_is_watched_as_the_last_manager_asks_for(
+    manager: lastly.ShutdownManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R14, R23: the one that has unwound last, whatever those before it do not want to hear."""
+    other = lastly.ShutdownManager("other", slow_after=None)
+    manager.configure(slow_after=0.01)
+    told = threading.Event()
+
+    def hears(record: logging.LogRecord) -> bool:
+        if "for the event loop to be torn down" in record.getMessage():
+            told.set()
+        return True
+
+    async def main() -> None:
+        manager.defer(int)
+        other.defer(int)
+        asyncio.get_running_loop().run_in_executor(None, told.wait, 30)
+
+    monkeypatch.setattr(logging.getLogger("lastly"), "filters", [hears])
+    asyncio.run(main())
+    assert told.is_set()
+
+
+def test_closing_the_loop_where_mains_exception_is_handled(
+    manager: lastly.ShutdownManager, loop: asyncio.AbstractEventLoop
+) -> None:
+    """R12, R14: close() does not raise what its caller handles already."""
+    calls: list[str] = []
+
+    async def main() -> None:
+        manager.defer(calls.append, "callback")
+        raise ValueError
+
+    try:
+        loop.run_until_complete(main())
+    except ValueError:
+        loop.close()
+    assert calls == ["callback"]
 
 
 def test_a_teardown_that_is_broken_off_goes_on_in_close(
