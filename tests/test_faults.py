@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 import lastly
 
@@ -27,11 +29,20 @@ FAULTS = {
 
 
 class Steps:
-    """Await a coroutine, and do something each time that it yields to the event loop."""
+    """Await a coroutine, and do something each time that it yields to the event loop.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], act: Callable[[int], object]) -> None:
+    Where `fault` returns an exception, that is what comes of the await.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        act: Callable[[int], object],
+        fault: Callable[[int], BaseException | None] = lambda _: None,
+    ) -> None:
         self.coroutine = coroutine
         self.act = act
+        self.fault = fault
         self.count = 0
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -51,6 +62,7 @@ class Steps:
                 value = yield yielded
             except BaseException as exc:
                 error = exc
+            error = self.fault(self.count) or error
 
 
 class Program:
@@ -166,6 +178,31 @@ def test_raise_at_every_point(manager: lastly.ShutdownManager, anyio_backend, fa
         assert {statuses[name] for name in unended} <= {"failed"}
 
 
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "generator exit"])
+def test_every_await_can_fail(manager: lastly.ShutdownManager, anyio_backend, fault: str) -> None:
+    """R3, R9, R11, R12: whatever comes of an await, lastly's own included, all run, and it goes on.
+
+    Not with GeneratorExit, after which a coroutine may not await at all.
+    """
+    count = steps_of(anyio_backend, lambda _: None, Program(manager))
+    for number in range(1, count + 1):
+        again, exception = Program(manager), FAULTS[fault]()
+
+        async def main(
+            number: int = number, again: Program = again, exception: BaseException = exception
+        ) -> None:
+            await Steps(
+                again.main(), lambda _: None, lambda step: exception if step == number else None
+            )
+
+        run(anyio_backend, main)
+        statuses = again.check()
+        assert again.raised is exception, number
+        assert set(statuses.values()) <= {"ok", "failed"}
+        assert list(statuses.values()).count("failed") <= 1
+    assert count > 10
+
+
 def test_cancel_at_every_step(manager: lastly.ShutdownManager, anyio_backend) -> None:
     """R3, R18: a scope that is cancelled at any step of its task spares all callbacks."""
     program = Program(manager)
@@ -243,6 +280,63 @@ def test_a_signal_at_every_point(
     assert number > 10
 
 
+class Turns(asyncio.SelectorEventLoop):
+    """A loop that does something each time that it turns."""
+
+    act: Callable[[], object]
+
+    def _run_once(self) -> None:
+        self.act()
+        super()._run_once()  # type: ignore[misc]
+
+
+class TrioTurns(trio.abc.Instrument):
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.act()
+
+
+def turns_of(backend: str, act: Callable[[], object]) -> dict[str, Any]:
+    """Return the options of a backend with which it does this at every turn, or task's step."""
+    if backend == "trio":
+        return {"instruments": [TrioTurns(act)]}
+    return {"loop_factory": type("Loop", (Turns,), {"act": staticmethod(act)})}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("again", [None, 1, 4])
+def test_a_signal_at_every_turn_of_the_loop(backend: str, again: int | None) -> None:
+    """R3, R22, R25, R26: the same in the middle of lastly's own awaits, and of the backend's."""
+    number, most = 1, 1
+    while number <= most:
+        count = sent = 0
+
+        def act(number: int = number) -> None:
+            nonlocal count, sent
+            count += 1
+            if count == number or (again is not None and count == number + again):
+                sent += 1
+                signal.raise_signal(signal.SIGTERM)
+
+        program = Program(lastly)
+        program.threads = again is None
+        ended: BaseException | None = None
+        try:
+            lastly.run(program.register, backend=backend, backend_options=turns_of(backend, act))
+        except (SystemExit, lastly.CleanupTimeout) as exc:
+            ended = exc
+        statuses = set(program.check().values())
+        assert (ended is not None) is (sent > 0), (number, ended)
+        assert not isinstance(ended, SystemExit) or ended.code == 143
+        assert statuses <= ({"ok"} if sent < 2 else {"ok", "forced"}), number
+        assert sent == 2 or not isinstance(ended, lastly.CleanupTimeout)
+        most = max(most, count)
+        number += 1
+    assert number > 15
+
+
 def test_collecting_garbage_changes_nothing(manager: lastly.ShutdownManager, anyio_backend) -> None:
     """R3: neither at every step and point, nor at every allocation."""
     program = Program(manager, lambda _: gc.collect())
@@ -273,12 +367,15 @@ BREAK = {
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("how", BREAK)
 @pytest.mark.parametrize("end", ["asyncio.run(main())", ""])
-def test_a_stderr_that_takes_nothing(run_child, how: str, end: str) -> None:
-    """R9, R10: what cannot be logged is no reason to stop; nor for the watch, nor the report."""
+def test_a_stderr_that_takes_nothing(run_child, tmp_path: Path, how: str, end: str) -> None:
+    """R9, R10, R31: what cannot be logged is no reason to stop; nor is a disk full for the report."""
+    target = tmp_path / "target"
+    target.mkdir()
     ended = run_child(
         f"""
-        import asyncio, os, sys, time, lastly
+        import asyncio, os, resource, sys, time, lastly
         {BREAK[how]}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
 
         def fails():
             time.sleep(0.02)
@@ -302,10 +399,11 @@ def test_a_stderr_that_takes_nothing(run_child, how: str, end: str) -> None:
             register()
         {end}
         """,
-        LASTLY_REPORT="/dev/full/report.json",
+        LASTLY_REPORT=str(target / "report.json"),
         expect=None,
     )
     assert ended.out == ["top", "bottom"]
+    assert os.listdir(target) == []
     # 120 is Python's own, for a stderr that cannot be flushed.
     assert ended.returncode in ((1, 120) if end else (0, 120))
 
