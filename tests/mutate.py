@@ -1,8 +1,9 @@
 """Change the code in one small place at a time, and see whether a test notices.
 
 `python3 dev.py mutate [MINUTES] [MODULE...]` goes on where it was stopped: what it has seen of a
-module stays in .mutants/ until that module or one of its tests changes. It fails if a change has
-survived that tests/mutants.md does not explain.
+module stays in .mutants/. When that module or one of its tests has changed it begins anew, with the
+test that noticed a change the last time. It fails if a change has survived that tests/mutants.md
+does not explain.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from difflib import unified_diff
 from functools import cache
@@ -73,10 +75,11 @@ DESELECTED = [
 ]
 HANGING = [f"-ofaulthandler_timeout={HANGS}", "-ofaulthandler_exit_on_timeout=true"]
 SURVIVED = "survived stage {}"
+FAILED = re.compile(r"^FAILED (\S+?::.+?)(?: - .*)?$", re.MULTILINE)
 PLUGINS = ["anyio.pytest_plugin", "pytest_asyncio.plugin", "no:cacheprovider"]
 
 
-def run(tests: list[Path]) -> tuple[int, str]:
+def run(tests: Sequence[Path | str]) -> tuple[int, str]:
     """Run them until the first fails; return pytest's exit status, and what it said.
 
     In a fork of this process, which has loaded all that the tests use but lastly: to load that
@@ -114,6 +117,17 @@ def session(module: str, paths: list[Path]) -> Path:
     return path
 
 
+def noticed(module: str) -> dict[str, str]:
+    """Return which test has noticed a change, in whatever state of the module and its tests."""
+    found: dict[str, str] = {}
+    for path in sorted(HOME.glob(f"{module}-*.sqlite"), key=lambda path: path.stat().st_mtime):
+        with use_db(path, WorkDB.Mode.open) as database:
+            for _, result in database.completed_work_items:
+                if failed := FAILED.search(result.output or ""):
+                    found[changed(result.diff or "")] = failed[1]
+    return found
+
+
 def is_idle(mutation: MutationSpec) -> bool:
     source, place = mutation.module_path.read_text(), mutation.start_pos[0]
     block = next(line for line in reversed(source.splitlines()[:place]) if line[:1].strip())
@@ -132,7 +146,7 @@ def overloads(source: str) -> set[int]:
     return found
 
 
-def mutate(database: WorkDB, tests: list[list[Path]], until: float) -> int:
+def mutate(database: WorkDB, tests: list[list[Path]], first: dict[str, str], until: float) -> int:
     """Make one change after another; return how many are left when the time is over."""
     left = [item for item in database.pending_work_items if not is_idle(*item.mutations)]
     for stage, some in enumerate(tests):
@@ -140,20 +154,22 @@ def mutate(database: WorkDB, tests: list[list[Path]], until: float) -> int:
             if time.monotonic() > until:
                 return len(left)
             item = left.pop()
-            database.set_result(item.job_id, result_of(item, some, stage))
+            database.set_result(item.job_id, result_of(item, some, first, stage))
         done = list(database.completed_work_items)
         left = [item for item, result in done if result.output == SURVIVED.format(stage)]
     return 0
 
 
-def result_of(item: WorkItem, tests: list[Path], stage: int) -> WorkResult:
+def result_of(item: WorkItem, tests: list[Path], first: dict[str, str], stage: int) -> WorkResult:
     (mutation,) = item.mutations
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
         if after is None:
             return WorkResult(WorkerOutcome.NO_TEST)
-        status, output = run(tests)
-    diff = "\n".join(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))
+        diff = "\n".join(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))
+        status, output = run([test]) if (test := first.get(changed(diff))) else (0, "")
+        if status != pytest.ExitCode.TESTS_FAILED:  # or it is there no more
+            status, output = run(tests)
     if status:
         return WorkResult(WorkerOutcome.NORMAL, output, TestOutcome.KILLED, diff)
     said = SURVIVED.format(stage)
@@ -225,10 +241,11 @@ def mutated(directory: Path, module: str, until: float) -> int:
     # Two changes in one second would be taken for one.
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    first = noticed(module)
     with use_db(
         session(module, [Path("src/lastly", f"{module}.py"), *sum(tests, [])]), WorkDB.Mode.open
     ) as database:
-        left = mutate(database, tests, until)
+        left = mutate(database, tests, first, until)
         return tell(module, list(database.completed_work_items), left)
 
 
