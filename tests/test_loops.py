@@ -399,6 +399,28 @@ def test_closing_the_loop_where_mains_exception_is_handled(
     assert calls == ["callback"]
 
 
+def test_exceptions_that_cannot_be_compared(manager: lastly.ShutdownManager) -> None:
+    """R12, R14: what main raises comes out, also where another of its kind is being handled."""
+
+    class Incomparable(Exception):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            raise TypeError
+
+    async def main() -> asyncio.AbstractEventLoop:
+        manager.defer(loops.append, asyncio.get_running_loop())
+        raise Incomparable("main's")
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    try:
+        raise Incomparable("handled")
+    except Incomparable:
+        with pytest.raises(Incomparable, match="main's"):
+            asyncio.run(main())
+    assert [loop.is_closed() for loop in loops] == [True]
+
+
 def test_a_teardown_that_is_broken_off_goes_on_in_close(
     manager: lastly.ShutdownManager, loop: asyncio.AbstractEventLoop
 ) -> None:

@@ -200,6 +200,30 @@ def test_a_loop_in_another_thread(
     assert threads == [by]
 
 
+def test_a_home_that_makes_no_task(manager: lastly.ShutdownManager) -> None:
+    """R9, R17: a task factory that raises is that callback's failure, and nobody waits for it."""
+    calls: list[str] = []
+
+    async def never() -> None:
+        calls.append("never")
+
+    async def register() -> None:
+        manager.register(never)
+        asyncio.get_running_loop().set_task_factory(lambda loop, coro: asyncio.Task(coro))  # type: ignore[arg-type]
+
+    manager.defer(calls.append, "older")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(register(), loop).result()
+    with pytest.raises(TypeError, match="context"):
+        manager.close()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert calls == ["older"]
+
+
 def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.ShutdownManager) -> None:
     """R3, R17: it has not begun, and is begun again, in the teardown that waits for it."""
     ran: list[str] = []

@@ -44,6 +44,18 @@ def run(request: pytest.FixtureRequest) -> Callable[[Main], None]:
     return trio.run if request.param == "trio.run" else lambda main: anyio.run(main, backend="trio")
 
 
+def test_a_run_that_another_thread_would_tie_first(manager: lastly.ShutdownManager) -> None:
+    """R15: one that has just emptied the stack looks at what is registered meanwhile."""
+    calls: list[str] = []
+
+    async def main() -> None:
+        await trio.to_thread.run_sync(manager._tie, trio.lowlevel.current_trio_token())
+        manager.defer(calls.append, "in the run")
+
+    trio.run(main)
+    assert calls == ["in the run"]
+
+
 def test_callbacks_run_in_reverse_order(
     manager: lastly.ShutdownManager, run: Callable[[Main], None]
 ) -> None:

@@ -166,8 +166,14 @@ def _run_on_asyncio(
     future: Future[Any] = Future()
 
     def begin() -> None:
-        task = home.create_task(invoke(), context=context)
-        task.add_done_callback(ended)
+        call = invoke()
+        try:
+            task = home.create_task(call, context=context)
+        except BaseException as exc:  # a task factory of the user's that knows no context, say
+            call.close()
+            future.set_result((None, exc))
+        else:
+            task.add_done_callback(ended)
 
     def ended(task: asyncio.Task[Any]) -> None:
         if task.cancelled():

@@ -10,8 +10,9 @@ import sys
 import threading
 from contextvars import copy_context
 from functools import partial
+from operator import is_
 
-from ._backends import current_home, is_trio, nothing
+from ._backends import current_home, is_trio
 from ._errors import reraise, warn
 from ._outcome import describe
 from ._runners import go_on, run_to_end
@@ -26,21 +27,23 @@ if TYPE_CHECKING:
 
     from ._unwind import Unwind
 
+    Handled = tuple[BaseException, TracebackType | None] | None
     # Unwinds one manager's registrations of that loop, unless there are none.
     Hook = Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, Unwind | None]]
 
 
-def tie(loop: Any, hook: Hook, forget: Callable[[], object]) -> Callable[[], object]:
+def tie(loop: Any, hook: Hook, forget: Callable[[], object]) -> Callable[[], object] | None:
     """Have `hook(loop)` awaited when the loop is torn down, before what it needs is gone.
 
-    Calls `forget` when the loop has gone. Returns a function that takes the hook back.
+    Calls `forget` when the loop has gone. Returns a function that takes the hook back; or None
+    where it could not be tied, in another thread than that of a trio run.
     """
     teardown: Any
     if is_trio(loop):
         # Another thread may come here, too: when the run has a teardown, or is over.
         teardown = _of_runs.get(loop) or (current_home() is loop and _TrioTeardown(loop))
         if not teardown:
-            return nothing
+            return None
     else:
         teardown = getattr(loop.close, "__self__", None)
         if not isinstance(teardown, _Teardown):
@@ -118,7 +121,7 @@ class _LoopTeardown(_Teardown):
         # What was being handled when the loop was tied is not on its way out of this call:
         # think of `except KeyboardInterrupt: asyncio.run(clean_up())`. It has grown a
         # longer traceback if it was raised on from there.
-        leaving = None if _handled() == self._handled else sys.exception()
+        leaving = None if _is_same(_handled(), self._handled) else sys.exception()
         try:
             if self._task is not None and not self._task.done():
                 # A KeyboardInterrupt, say, broke out of run_until_complete.
@@ -205,9 +208,14 @@ class LoopWait(OneWait):
         return "\n".join((told, *map(told_of_thread, threads)))
 
 
-def _handled() -> tuple[BaseException, TracebackType | None] | None:
+def _handled() -> Handled:
     exception = sys.exception()
     return None if exception is None else (exception, exception.__traceback__)
+
+
+def _is_same(one: Handled, other: Handled) -> bool:
+    # Not by `==`, which is the user's for an exception.
+    return one is other or (one is not None and other is not None and all(map(is_, one, other)))
 
 
 def _in_a_free_thread(work: Callable[[], None]) -> None:

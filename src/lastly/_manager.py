@@ -409,7 +409,9 @@ class ShutdownManager:
             self._tied[None] = partial(_interpreter.forget, self)
         if home not in self._tied:
             forget = partial(self._tied.pop, home, None)
-            self._tied[home] = _loops.tie(home, self._tear_down, forget)
+            untie = _loops.tie(home, self._tear_down, forget)
+            if untie is not None:
+                self._tied[home] = untie
 
     def _discard(self, registration: Registration, /) -> bool:
         if not self._stack.discard(registration):
