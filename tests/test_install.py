@@ -127,15 +127,6 @@ async def main():
             print("ready", flush=True)
             while True:
                 pass
-        elif does == "stubborn":
-            try:
-                print("ready", flush=True)
-                while True:
-                    pass
-            except SystemExit:
-                print("once more", flush=True)
-            while True:
-                pass
         else:
             await asyncio.sleep(600)
     finally:
@@ -190,22 +181,11 @@ def test_ctrl_c_under_asyncio_run(start_child) -> None:
     assert ended.status in {-SIGINT, 1}
 
 
-def test_a_main_that_never_awaits(start_child) -> None:
-    """R27: it is left where it is, at the first signal."""
-    child = start_child(ASYNC, "asyncio", "busy")
-    child.wait_for("ready")
-    child.send(SIGTERM)
-    ended = child.wait()
-    assert ended.out == ["ready", "ready", "finally", "in loop", "module"]
-    assert (ended.err, ended.status) == ("", 143)
-
-
 def test_the_second_signal_under_asyncio_run(start_child) -> None:
-    """R25, R27: a main that goes on regardless is left where it is; the rest is forced."""
-    child = start_child(ASYNC, "asyncio", "stubborn", PYTHONWARNINGS="ignore")
+    """R25, R27: a main that never awaits is left where it is; the rest is forced."""
+    child = start_child(ASYNC, "asyncio", "busy", PYTHONWARNINGS="ignore")
     child.wait_for("ready")
     child.send(SIGTERM)
-    child.wait_for("once more")
     child.send(SIGINT)
     ended = child.wait()
     assert "the second signal: forcing the shutdown\nmain is left, at " in ended.err
@@ -240,16 +220,20 @@ def send():
     for _ in (1, *again):
         signal.raise_signal(signal.SIGTERM)
 
-async def wake(event):
+async def wake(event, last):
     event.set()  # main goes on before whatever is called soon from here on
     if does in ("while another is at work", "as it unwinds"):
         send()
+    if does == "beside it":
+        loop = asyncio.get_running_loop()
+        loop.call_soon(send)
+        loop.call_soon(last.set_result, None)
 
 async def main():
     lastly.register(slow)
     await anext(generator)
-    event = asyncio.Event()
-    waker = asyncio.create_task(wake(event))
+    event, last = asyncio.Event(), asyncio.get_running_loop().create_future()
+    waker = asyncio.create_task(wake(event, last))
     await event.wait()
     if does == "in it":
         send()
@@ -257,6 +241,8 @@ async def main():
         asyncio.get_running_loop().call_soon(send)
     elif does == "as it unwinds":
         await lastly.aclose()
+    elif does == "beside it":
+        await last
     await waker
 
 if runner == "uvloop":
@@ -270,18 +256,58 @@ print("after")
 
 @pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
 @pytest.mark.parametrize(
-    "does",
-    [["in it"], ["in it", "again"], ["while another is at work"], ["between"], ["as it unwinds"]],
-    ids=" ".join,
+    "does", ["in it", "while another is at work", "between", "as it unwinds", "beside it"]
 )
-def test_a_signal_in_the_last_step_of_main(run_child, runner: str, does: list[str]) -> None:
+def test_a_signal_in_the_last_step_of_main(run_child, runner: str, does: str) -> None:
     """R14, R27: the teardown that follows is whole: all is closed, also generators, and 143.
 
-    uvicorn sends itself the signals it has got, each of them, when all is done.
+    uvicorn sends itself the signals that it has got when all is done.
     """
-    ended = run_child(LAST_STEP, runner, *does, expect=143)
+    ended = run_child(LAST_STEP, runner, does, expect=143)
     assert sorted(ended.out) == ["generator closed", "in loop", "module"]
     assert ended.err == ""
+
+
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("does", ["in it", "while another is at work"])
+def test_two_signals_in_the_last_step_of_main(run_child, runner: str, does: str) -> None:
+    """R14, R25, R27: what is left is forced, the generators are closed, and it is 143."""
+    ended = run_child(LAST_STEP, runner, does, "again", expect=143)
+    assert sorted(ended.out) == ["generator closed", "module"]
+    assert "SIGTERM, the second signal: forcing the shutdown" in ended.err
+    assert "RuntimeError" not in ended.err
+    assert does != "in it" or "never" not in ended.err
+
+
+SWALLOWED = """
+import asyncio, signal, sys
+import lastly
+
+lastly.install_signal_handlers()
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+async def main():
+    lastly.register(print, "closed")
+    if sys.argv[1] == "a finalizer":
+        Finalized()
+        await asyncio.sleep(60)
+    else:
+        async with asyncio.TaskGroup():
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["a finalizer", "a task group"])
+def test_a_signal_where_an_exception_would_get_lost(run_child, where: str) -> None:
+    """R27: it is raised by the loop, whatever main is just at."""
+    ended = run_child(SWALLOWED, where, expect=143)
+    assert (ended.out, ended.err) == (["closed"], "")
 
 
 FOREVER = """

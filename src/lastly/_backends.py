@@ -12,7 +12,7 @@ from threading import current_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from threading import Thread
     from typing import Any, Protocol
@@ -95,12 +95,21 @@ def stepping() -> Any:
 
 def main_of(loop: Any) -> Any:
     """Return the task that this asyncio loop runs until the end of, if there is one."""
-    # Not public, but the one thing that tells. Without it there is none.
-    for task in sys.modules["asyncio"].all_tasks(loop):
-        for callback, _ in getattr(task, "_callbacks", None) or ():
-            if "run_until_complete" in getattr(callback, "__qualname__", ""):
-                return task
-    return None
+    tasks = sys.modules["asyncio"].all_tasks(loop)
+    return next((task for task in tasks if any(_stops(task))), None)
+
+
+def forget_stop(main: Any) -> None:
+    """Have the loop not stop when this task ends, for it is left before."""
+    for callback in list(_stops(main)):
+        main.remove_done_callback(callback)
+
+
+def _stops(task: Any) -> Iterator[Any]:
+    # Not public, but the one thing that tells. Without it there are none.
+    for callback, _ in getattr(task, "_callbacks", None) or ():
+        if "run_until_complete" in getattr(callback, "__qualname__", ""):
+            yield callback
 
 
 def cancel_status() -> Any:

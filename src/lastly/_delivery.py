@@ -8,7 +8,15 @@ from __future__ import annotations
 import sys
 import threading
 
-from ._backends import call_soon, current_home, is_trio, main_of, nothing, stepping
+from ._backends import (
+    call_soon,
+    current_home,
+    forget_stop,
+    is_trio,
+    main_of,
+    nothing,
+    stepping,
+)
 from ._errors import reraise
 from ._unwind import in_progress
 
@@ -19,16 +27,17 @@ if TYPE_CHECKING:
 
 def delivered(exception: BaseException, rung: int) -> BaseException | None:
     """Return the exception if it may be raised just here, or see to it that it is elsewhere."""
-    if _is_left_to_unwind(exception):
+    if is_left_to_unwind(exception):
         return None
-    home, task = current_home(), stepping()
-    if home is None or (rung > 1 and task is not None):
+    home = current_home()
+    if home is None:
+        return exception
+    main = None if is_trio(home) else main_of(home)
+    if rung > 1 and stepping() is not None and (is_trio(home) or main is not None):
+        _under_way.clear()  # the first one's need not come as well
         return exception
     if not is_trio(home):
-        main = main_of(home)
-        if main is not None and task is main:  # ends with it, and the loop knows what that means
-            return exception
-        _raise_between(home, main, exception)
+        _Delivery(home, main, exception).begin()
         return None
     lowlevel = sys.modules["trio"].lowlevel
     if not lowlevel.currently_ki_protected():
@@ -39,7 +48,7 @@ def delivered(exception: BaseException, rung: int) -> BaseException | None:
     return None
 
 
-def _is_left_to_unwind(exception: BaseException) -> bool:
+def is_left_to_unwind(exception: BaseException) -> bool:
     """Have the unwind in progress in this thread raise it at its end, if there is one."""
     thread = threading.current_thread()
     unwind = next((unwind for unwind in list(in_progress) if unwind.thread is thread), None)
@@ -48,33 +57,53 @@ def _is_left_to_unwind(exception: BaseException) -> bool:
     return unwind is not None
 
 
-def _raise_between(loop: Any, main: Any, exception: BaseException) -> None:
-    """Have the loop raise it between two steps: in the middle of its work it could lose some.
+_under_way: dict[_Delivery, None] = {}
 
-    But once main has ended, not before the loop has stopped for that: a stop that is left over
-    would end the next run, the one that closes the async generators.
+
+class _Delivery:
+    """Have the loop raise an exception between two steps.
+
+    In the middle of its work it could lose some; and what is raised in a step of main, Python
+    may swallow, in a finalizer, and a task group may make a group of. But once main has ended, it
+    is not raised before the loop has stopped for that: a stop that is left over would end the
+    next run, the one that closes the async generators.
     """
 
-    def raise_now() -> None:
-        if not _is_left_to_unwind(exception):
-            reraise(exception)
+    def __init__(self, loop: Any, main: Any, exception: BaseException) -> None:
+        self._loop = loop
+        self._main = main
+        self._exception = exception
 
-    def raise_after_stop(_: object = None) -> None:
-        if type(loop).__module__.startswith("uvloop"):  # whose stop comes one round later
-            loop.call_soon(raise_now)
-        else:
-            raise_now()
+    def begin(self) -> None:
+        _under_way[self] = None
+        if self._main is not None:
+            self._main.add_done_callback(self._raise_at_its_end)
+        call_soon(self._loop, self._raise_unless_over)
 
-    def raise_unless_over() -> None:
-        current = main or main_of(loop)
-        if current is None:
-            raise_after_stop()
-        elif main is None:  # that run is over, and this is the next
-            current.add_done_callback(raise_after_stop)
+    def _raise_unless_over(self) -> None:
+        main = self._main or main_of(self._loop)
+        if main is None:
+            self._raise_after_stop()
+        elif self._main is None:  # that run is over, and this is the next
+            main.add_done_callback(self._raise_at_its_end)
         elif not main.done():
-            main.remove_done_callback(raise_after_stop)
-            raise_now()
+            main.remove_done_callback(self._raise_at_its_end)
+            self._raise()
 
-    if main is not None:
-        main.add_done_callback(raise_after_stop)
-    call_soon(loop, raise_unless_over)
+    def _raise_at_its_end(self, main: Any) -> None:
+        # An exit of main's own has left the loop already.
+        if main.cancelled() or not isinstance(main.exception(), SystemExit | KeyboardInterrupt):
+            self._raise_after_stop()
+
+    def _raise_after_stop(self) -> None:
+        if type(self._loop).__module__.startswith("uvloop"):  # whose stop comes one round later
+            self._loop.call_soon(self._raise)
+        else:
+            self._raise()
+
+    def _raise(self) -> None:
+        if _under_way.pop(self, self) is self or is_left_to_unwind(self._exception):
+            return
+        if self._main is not None:
+            forget_stop(self._main)  # uvloop makes one round more
+        reraise(self._exception)

@@ -200,10 +200,10 @@ def install_signal_handlers(*signums: int) -> None:
     For what does not use `run`: a sync program, `asyncio.run`, or `uvicorn.run`, before which it
     is to be called. SIGINT and SIGTERM unless others are given. On the first one, SystemExit(128
     + its number) is raised in the main thread, also out of `time.sleep` and other waits; where
-    an event loop runs there, it is raised by that, out of `asyncio.run`, or in the step that
-    main is at. So each `finally` runs, and then all that is registered. In an unwind nothing is
-    raised before that is done, and whoever waits in `wait_requested` is left to return by
-    itself. The second signal raises it again, and forces the unwind (R22); the third one kills.
+    an event loop runs there, it is raised by that, out of `asyncio.run`. So each `finally` runs,
+    and then all that is registered. In an unwind nothing is raised before that is done, and
+    whoever waits in `wait_requested` is left to return by itself. The second signal raises it
+    again, and forces the unwind (R22); the third one kills.
 
     A handler that was there is called instead of that, `KeyboardInterrupt` for SIGINT included.
     A signal that is ignored stays so. To call it again changes nothing.
