@@ -1167,6 +1167,30 @@ def test_what_an_abandoned_thread_comes_to(
     assert caplog.messages[-1].endswith("the abandoned callback has raised OSError: too late")
 
 
+async def test_on_timeout_where_a_context_manager_was_entered(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R20, R22: in a shield that has to stay, it is forced, and nobody is told of a cancel."""
+    manager.configure(errors="log")
+
+    async def hangs() -> None:
+        manager.enter_context(contextlib.nullcontext())
+        await anyio.sleep(math.inf)
+
+    async def instead() -> None:
+        calls.append("instead")
+        await anyio.sleep(0)
+
+    calls: list[str] = []
+    manager.defer(anyio.sleep, 0, name="below")
+    manager.defer(hangs, timeout=0.01, on_timeout=instead, name="hangs")
+    await manager.aclose()
+    assert calls == ["instead"]
+    outcomes = manager.last_report().outcomes
+    assert [str(o.status) for o in outcomes] == ["timed_out", "ok", "ok"]
+    assert "on_timeout then failed" in str(outcomes[0].exception)
+
+
 @pytest.mark.parametrize("nested", [False, True])
 async def test_a_context_manager_entered_under_a_limit(
     manager: lastly.ShutdownManager, nested: bool

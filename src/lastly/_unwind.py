@@ -409,10 +409,9 @@ class Unwind(Books):
         self, on_timeout: Callable[..., object], call: Call
     ) -> BaseException | None:
         spot, registration = self.spot, self.spot.registration
-        assert self.budget is not None
         replace(registration, on_timeout)
         start = self.settings.clock.now()
-        limit = self.budget.limit_for(registration, start)
+        limit = self._limit_for(registration, start)
         spot.start, spot.awaitable, spot.step = start, None, (registration, limit)
         failed = None
         try:
