@@ -1267,18 +1267,24 @@ class Machine(RuleBasedStateMachine):
         raises=st.sampled_from(["error", "interrupt", "frozen", "cancelled"]),
         swallows=st.booleans(),
         errors=st.sampled_from(ERRORS),
+        body=st.sampled_from([None, ValueError, SystemExit]),
     )
     def take_a_cancellation_for_ones_own(
-        self, plan: Plan, raises: str, swallows: bool, errors: str
+        self,
+        plan: Plan,
+        raises: str,
+        swallows: bool,
+        errors: str,
+        body: type[BaseException] | None,
     ) -> None:
-        """R8, R18: what an exit makes of a cancellation is told to the next, who may swallow it."""
+        """R8, R12, R18: what an exit makes of a cancellation, which an error gives way to."""
         self.configure(None, None, errors)
         calm = Plan("exit", None, None, (), bitter=False)
         self.enter(calm, swallows)
         self.enter(dataclasses.replace(calm, raises=raises, bitter=raises != "cancelled"), False)
         canceller = dataclasses.replace(slow(plan, 0), does=("cancel the task",), timeout=None)
         self.add(canceller, "defer", "function", 0)
-        self.close_inside("aclose", None, twice=False, scope=False)
+        self.close_inside("scope", body, twice=False, scope=False)
 
     @precondition(
         lambda self: (
@@ -1416,7 +1422,7 @@ def test_the_manager_agrees_with_a_plain_list(machine: type[Machine]) -> None:
     steps = int(os.environ.get("LASTLY_STEPS", "0"))
     machine.steps = 0
     settings = hypothesis.settings(
-        max_examples=max(1, steps // 80) if steps else 100,
+        max_examples=max(1, steps // 80) if steps else 80,
         stateful_step_count=40,
         derandomize=not steps,
         database=None,
