@@ -776,7 +776,9 @@ class Machine(RuleBasedStateMachine):
                 # Without an await if close() calls it in a loop: it would refuse.
                 kind = "sync" if self.home == "refuses" else "async"
                 self.push(self.make(Plan(kind, 2.7519, None, (), bitter=False)), "register")
-            case "enter":
+            # Nobody can tell a cancellation of its own in a shield that is held and spent (R8): not
+            # from what awaits, nor below what else it registers.
+            case "enter" if not entry.plan.is_async and entry.plan.does[-1] == "enter":
                 entered = self.make(Plan("exit", None, None, (), bitter=False))
                 self.entered(entered)
             case "cancel newest" | "cancel oldest" if pending:
