@@ -73,6 +73,7 @@ async def generator() -> AsyncIterator[None]:
         ((returns, None), {}, TypeError, "returned None; did you forget `async def`"),
         ((returns, 3), {}, TypeError, "returned an object of type int; did you forget"),
         ((double, 1), {"backend": "curio"}, ValueError, "'curio' is unknown; write one of"),
+        ((double, 1), {"backend_options": 5}, TypeError, "=5 are no options; write a dict"),
         ((double, 1), {"grace": -1}, ValueError, "grace=-1 is no duration"),
         ((double, 1), {"signal_exit_code": "0"}, TypeError, "'0' is no exit status; write an int"),
         ((double, 1), {"signal_exit_code": True}, TypeError, "True is no exit status"),
@@ -871,6 +872,32 @@ def test_the_failure_of_another_manager_that_a_signal_would_hide(run_child) -> N
     assert "ZeroDivisionError" in ended.err
 
 
+EARLY = """
+import signal, sys
+import lastly
+
+class Finder:
+    def find_spec(self, name, *args):
+        if name == "lastly._wakeup":  # in the run's own code, before main
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+async def main():
+    print("main")
+
+sys.meta_path.insert(0, Finder())
+lastly.register(print, "closed")
+lastly.run(main)
+"""
+
+
+def test_two_signals_in_what_is_not_main(run_child) -> None:
+    """R24, R25, R26: they interrupt nothing of the run's own, and everything unwinds."""
+    ended = run_child(EARLY, expect=143)
+    assert ended.out == ["closed"]
+    assert "KeyboardInterrupt" not in ended.err
+
+
 BESIDE = """
 import signal, sys
 import lastly
@@ -880,18 +907,40 @@ async def main():
         raise ValueError
     if sys.argv[1] == "a signal":
         signal.raise_signal(signal.SIGTERM)
+    if sys.argv[1] == "256":
+        sys.exit(256)  # of which the system takes the last byte
 
-lastly.defer(sys.exit)
+if sys.argv[1] != "256":
+    lastly.defer(sys.exit)
 if sys.argv[1] not in ("main", "nothing"):
     lastly.register(lambda: 1 / 0)
 lastly.run(main)
 """
 
 
-@pytest.mark.parametrize("what", ["a callback", "a signal", "main", "nothing"])
-def test_a_failure_beside_a_callback_that_exits(run_child, what: str) -> None:
-    """R26: the `sys.exit()` of a callback is the final exception, but no success."""
+@pytest.mark.parametrize("what", ["a callback", "a signal", "main", "256", "nothing"])
+def test_a_failure_beside_an_exit(run_child, what: str) -> None:
+    """R26: the `sys.exit()` of a callback, or of main, is what comes out, but no success."""
     run_child(BESIDE, what, expect=0 if what == "nothing" else 1)
+
+
+ON_TRIO = """
+import lastly
+
+async def fails():
+    raise ValueError
+
+async def main():
+    lastly.ShutdownManager().defer(fails)
+
+lastly.run(main, backend="trio")
+"""
+
+
+def test_a_failure_that_trio_cannot_raise(run_child) -> None:
+    """R15, R26: of another manager, in the teardown: it is logged, and the exit status tells."""
+    ended = run_child(ON_TRIO, expect=1)
+    assert "trio.run cannot raise what has come out of its teardown: ValueError" in ended.err
 
 
 HIDDEN = """

@@ -200,15 +200,19 @@ def test_the_first_signal_leaves_a_main_that_waits_for_it_to_return(
 
 BEFORE_MAIN = """
 import signal, sys
+from collections.abc import Mapping
 import lastly
 
-class Options:
+class Options(Mapping):
     def keys(self):  # read when the handlers are in place, and no loop runs yet
         for _ in range(int(sys.argv[1])):
             signal.raise_signal(signal.SIGTERM)
         return []
 
     def __getitem__(self, key): ...
+    def __iter__(self): ...
+    def __len__(self):
+        return 1
 
 async def main():
     print("main")

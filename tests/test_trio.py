@@ -379,7 +379,7 @@ def test_tying_to_a_run_from_outside(manager: lastly.ShutdownManager) -> None:
 
     trio.run(main)
     assert ran == ["hook", "forgotten"]
-    assert _loops.tie(tokens[0], hook, ran.clear)() is None
+    assert _loops.tie(tokens[0], hook, ran.clear) is None
     assert not _loops._of_runs
 
 

@@ -5,7 +5,7 @@ May import _outcome and _registration.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncContextDecorator, ContextDecorator
 from functools import partial
 from itertools import pairwise
@@ -228,10 +228,15 @@ def check_main(main: Any, args: tuple[object, ...]) -> None:
         )
 
 
-def checked_backend(backend: object) -> None:
+def checked_backend(backend: object, options: object) -> None:
     if backend not in _BACKENDS:
         raise ValueError(
             f"backend={backend!r} is unknown; write one of {', '.join(map(repr, _BACKENDS))}"
+        )
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(
+            f"backend_options={options!r} are no options; write a dict of what `anyio.run` takes, "
+            "or None"
         )
 
 

@@ -1,7 +1,7 @@
 """Loop teardown: unwind what belongs to a loop of asyncio's or uvloop's, or a trio run, as it ends.
 
 Touches only the loop object or the run at hand. Is told what to call; may import _backends,
-_errors, _outcome, _runners and _watch.
+_books, _errors, _outcome, _runners and _watch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 from operator import is_
 
 from ._backends import current_home, is_trio
+from ._books import Books
 from ._errors import reraise, warn
 from ._outcome import describe
 from ._runners import go_on, run_to_end
@@ -191,6 +192,7 @@ class _TrioTeardown(_Teardown):
 
 
 def _tell(error: BaseException) -> None:
+    Books.unseen += 1
     warn("trio.run cannot raise what has come out of its teardown: %s", describe(error))
 
 

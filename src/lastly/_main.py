@@ -52,6 +52,7 @@ class Main:
         self.ident = get_ident()
         self.awaitable: object = None
         self.is_over = False
+        self.may_be_left = False
         self._over = allocate_lock()
         self._over.acquire()
         self._thread = current_thread()
@@ -124,7 +125,7 @@ class Main:
         """
         unwinds = any(unwind.thread is self._thread for unwind in list(in_progress))
         is_elsewhere = current_home() is not self.home or stepping() is not self.task
-        if self.is_over or unwinds or is_elsewhere:
+        if not self.may_be_left or unwinds or is_elsewhere:
             return None
         if self._scope is not None and sys.modules["trio"].lowlevel.currently_ki_protected():
             return None

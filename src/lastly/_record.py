@@ -83,7 +83,7 @@ def _take_back(file: int, written: int) -> None:
 
 def _replace(path: Path, text: str) -> None:
     # Readers see the old file or the new one, never half of it.
-    half = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    half = path.with_name(f".{os.urandom(16).hex()}")  # a name may be as long as is allowed
     mode = _PRIVATE
     with suppress(OSError):
         found = path.lstat()

@@ -74,7 +74,7 @@ def run(
     """
     try:
         check_main(main, args)
-        checked_backend(backend)
+        checked_backend(backend, backend_options)
         grace = checked_seconds("grace", grace)
         checked_status(signal_exit_code)
         signals = checked_signals(signals)
@@ -146,7 +146,8 @@ class _Run:
             self._listen(signals)
             result = _run_on(backend, self._root, backend_options)
         except SystemExit as exc:
-            if not exc.code and self._hides_failures():
+            is_success = not (exc.code & 0xFF if isinstance(exc.code, int) else exc.code)
+            if is_success and self._hides_failures():
                 exc.code = 1  # R12: it is not replaced. R26: nor is it a success
             raise
         finally:
@@ -188,10 +189,13 @@ class _Run:
             self._stop_waking = wake_on_signals(main.home)
         result = error = leaving = None
         try:
+            main.may_be_left = True  # by an exception, which is caught here and nowhere else
             if self._request is None:  # else it came before main could begin
                 awaitable = main.awaitable = self._start()
                 result = await awaitable
+            main.may_be_left = False
         except BaseException as exc:
+            main.may_be_left = False
             error = exc
         try:
             leaving = main.end(error)

@@ -62,7 +62,7 @@ class Wait(ABC):
         if not number:
             return slow_after
         elapsed = self.settings.clock.now() - since
-        due = slow_after * 2.0**self._told
+        due = slow_after * 2.0 ** min(self._told, 1000)  # more is out of range
         if elapsed >= due:
             while elapsed >= due:
                 self._told += 1
