@@ -310,6 +310,36 @@ def test_a_signal_where_an_exception_would_get_lost(run_child, where: str) -> No
     assert (ended.out, ended.err) == (["closed"], "")
 
 
+AT_THE_EDGE = """
+import signal, sys
+import lastly, uvloop
+
+lastly.install_signal_handlers()
+lastly.register(print, "module")
+
+def trace(frame, event, arg):
+    if frame.f_code.co_name == "_real_close" and frame.f_back.f_back.f_code.co_name == "run":
+        sys.setprofile(None)  # uvloop closes the sockets that it has heard signals by
+        signal.raise_signal(signal.SIGTERM)
+
+async def close():
+    print("never")
+
+async def main():
+    lastly.register(close)
+    sys.setprofile(trace)
+
+uvloop.run(main())
+"""
+
+
+def test_a_signal_at_the_edge_of_a_run_of_uvloops(run_child) -> None:
+    """R9, R17, R27: the loop is broken then, and what is at home there fails; nothing hangs."""
+    ended = run_child(AT_THE_EDGE, expect=1)
+    assert ended.out == ["module"]
+    assert "this event loop is already running" in ended.err
+
+
 FOREVER = """
 import asyncio, signal
 import lastly

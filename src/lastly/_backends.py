@@ -58,6 +58,10 @@ def is_trio(home: Any) -> bool:
     return type(home).__module__.partition(".")[0] == "trio"
 
 
+def is_uvloop(home: Any) -> bool:
+    return type(home).__module__.partition(".")[0] == "uvloop"
+
+
 def is_closed(home: Any) -> bool:
     if not is_trio(home):
         closed: bool = home.is_closed()
@@ -152,8 +156,12 @@ def owner_of(home: Any) -> Thread | None:
 
 def is_elsewhere(home: Any) -> bool:
     """Tell whether this loop is another thread's, though it may stand still just now."""
-    if is_trio(home) or home.is_running():
+    if is_trio(home):
         return True
+    if home.is_running():
+        # uvloop goes on saying so once a signal's exception came out just as it was stopping.
+        is_its_own = is_uvloop(home) and owner_of(home) is current_thread()
+        return not is_its_own or current_home() is not None
     # Its owner may be between two runs of it, as in asyncio.run, and must not find it running.
     owner = owner_of(home)
     return owner is not None and owner is not current_thread() and owner.is_alive()

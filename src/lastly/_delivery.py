@@ -13,6 +13,7 @@ from ._backends import (
     current_home,
     forget_stop,
     is_trio,
+    is_uvloop,
     main_of,
     nothing,
     stepping,
@@ -96,7 +97,7 @@ class _Delivery:
             self._raise_after_stop()
 
     def _raise_after_stop(self) -> None:
-        if type(self._loop).__module__.startswith("uvloop"):  # whose stop comes one round later
+        if is_uvloop(self._loop):  # whose stop comes one round later
             self._loop.call_soon(self._raise)
         else:
             self._raise()
