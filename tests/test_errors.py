@@ -144,6 +144,23 @@ def test_a_callback_of_close_handles_no_earlier_failure(manager: lastly.Shutdown
     assert handled == [None]
 
 
+async def test_an_exception_whose_attributes_raise(manager: lastly.ShutdownManager) -> None:
+    """R9: one with a property `exceptions`, say, is a failure like another."""
+
+    class NotLoaded(Exception):
+        @property
+        def exceptions(self) -> object:
+            raise RuntimeError("not loaded")
+
+    calls: list[str] = []
+    manager.defer(calls.append, "next")
+    manager.defer(fails_async, NotLoaded())
+    with pytest.raises(NotLoaded):
+        await manager.aclose()
+    assert calls == ["next"]
+    assert [o.status for o in manager.last_report().outcomes] == ["failed", "ok"]
+
+
 # -- R10 ------------------------------------------------------------------------------
 
 

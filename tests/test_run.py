@@ -337,6 +337,21 @@ def test_a_group_of_cancellations(backend: str, options: object, open_at_the_end
     assert lastly.run(main, backend=backend, backend_options=options) is None
 
 
+def test_what_main_raises_has_attributes_that_raise() -> None:
+    """R24: it comes out as it is, whatever a property `exceptions` of it does."""
+
+    class NotLoaded(Exception):
+        @property
+        def exceptions(self) -> object:
+            raise RuntimeError("not loaded")
+
+    async def main() -> None:
+        raise NotLoaded
+
+    with pytest.raises(NotLoaded):
+        lastly.run(main)
+
+
 def test_an_exit_swallows_what_main_raised() -> None:
     """R8, R24: then nothing comes out, as of `async with`."""
 

@@ -114,7 +114,7 @@ def test_there_are_no_import_cycles() -> None:
                 "_where",
             },
         ),
-        ("_guard", {"_backends", "_runners"}),
+        ("_guard", {"_backends", "_errors", "_runners"}),
         ("_together", {"_registration"}),
         (
             "_place",

@@ -11,12 +11,13 @@ from ._outcome import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sized
+    from collections.abc import Iterable, Sized
     from logging import Logger
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from ._outcome import Outcome
 
+_GROUP: type[BaseException] = BaseExceptionGroup  # of whatever
 _MACHINERY = (__package__, "asyncio", "concurrent.futures")
 
 
@@ -49,6 +50,15 @@ def chain(exception: BaseException, context: BaseException) -> None:
                 last.__context__ = context
             return
         last = last.__context__
+
+
+def leaves(exception: BaseException) -> list[BaseException]:
+    """Return what a group is made of, at whatever depth, or else the exception alone."""
+    # Nothing but a group is asked: an attribute of any other may raise.
+    if not isinstance(exception, _GROUP):
+        return [exception]
+    members: Iterable[Any] = getattr(exception, "exceptions", ())
+    return [leaf for member in members for leaf in leaves(member)]
 
 
 def log(outcome: Outcome, exception: BaseException) -> None:

@@ -1,6 +1,6 @@
 """The guard of a task that unwinds: shield it, and tell what is done to it from outside.
 
-May import _backends and _runners.
+May import _backends, _errors and _runners.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import sys
 from threading import current_thread
 
 from ._backends import current_home, current_task, is_trio, load_anyio, wait
+from ._errors import leaves
 from ._runners import run_to_end, stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from concurrent.futures import Future
     from threading import Thread
-    from typing import Any
 
     import anyio
 
@@ -103,11 +102,7 @@ class Guard:
 
     def is_cancellation(self, exception: BaseException) -> bool:
         """Tell whether it is the backend's cancellation, or a group of nothing else."""
-        members: Iterable[Any] = getattr(exception, "exceptions", ())
-        is_group = isinstance(exception, BaseExceptionGroup)
-        return isinstance(exception, self._cancelled) or (
-            is_group and all(map(self.is_cancellation, members))
-        )
+        return all(isinstance(leaf, self._cancelled) for leaf in leaves(exception))
 
     def interrupted(self, exception: BaseException) -> bool:
         """Tell whether it is a cancellation of this task, and not the callback's own."""

@@ -21,7 +21,7 @@ from ._backends import (
     is_trio,
     stepping,
 )
-from ._errors import warn
+from ._errors import leaves, warn
 from ._spot import look_from_outside
 from ._unwind import in_progress
 from ._watch import OneWait, at
@@ -29,7 +29,7 @@ from ._where import await_chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     from ._settings import Settings
@@ -166,10 +166,10 @@ class Main:
         return None if swallowed else error
 
     def _is_ours(self, error: BaseException) -> bool:
-        members: Iterable[Any] = getattr(error, "exceptions", ())
-        if isinstance(error, BaseExceptionGroup):
-            return all(map(self._is_ours, members))
-        return error is self._raised or (self._cancels > 0 and isinstance(error, self._cancelled))
+        return all(
+            leaf is self._raised or (self._cancels > 0 and isinstance(leaf, self._cancelled))
+            for leaf in leaves(error)
+        )
 
 
 class _MainWait(OneWait):
