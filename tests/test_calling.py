@@ -493,6 +493,21 @@ async def test_an_exit_gets_the_exception_of_the_block(manager: lastly.ShutdownM
     assert nothing == (None, None, None)
 
 
+class NoTruth:
+    """An array, or a clause of SQL."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("no truth")
+
+
+class Returns(contextlib.nullcontext):
+    def __exit__(self, *exc: object) -> object:
+        return self.enter_result
+
+    async def __aexit__(self, *exc: object) -> object:
+        return self.enter_result
+
+
 def test_an_exit_that_returns_true_swallows_the_exception(
     manager: lastly.ShutdownManager,
 ) -> None:
@@ -508,6 +523,20 @@ def test_an_exit_that_returns_true_swallows_the_exception(
         manager.enter_context(contextlib.suppress(ValueError))
         raise ValueError
     assert seen == [(None, None, None)]
+
+
+def test_an_exit_whose_result_has_no_truth_value(manager: lastly.ShutdownManager) -> None:
+    """R8, R9: it is asked as `with` does, only when something is told; its error is the exit's."""
+    manager.enter_context(Returns(NoTruth()))
+    manager.close()
+    assert manager.last_report().ok
+    calls: list[str] = []
+    with pytest.raises(TypeError, match="no truth"), manager:
+        manager.defer(calls.append, "next")
+        manager.enter_context(Returns(NoTruth()))
+        raise ValueError
+    assert calls == ["next"]
+    assert [o.status for o in manager.last_report().outcomes] == ["failed", "ok"]
 
 
 def test_an_exit_that_raises_what_it_was_told_has_not_failed(

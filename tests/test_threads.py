@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import anyio
 import anyio.from_thread
@@ -222,6 +222,50 @@ def test_a_home_that_makes_no_task(manager: lastly.ShutdownManager) -> None:
     thread.join()
     loop.close()
     assert calls == ["older"]
+
+
+class NoTruth:
+    def __bool__(self) -> bool:
+        raise TypeError("no truth")
+
+
+class Returns(nullcontext):
+    def __exit__(self, *exc: object) -> object:
+        return self.enter_result
+
+    async def __aexit__(self, *exc: object) -> object:
+        return self.enter_result
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_exit_returns_there(
+    manager: lastly.ShutdownManager, backend: str, is_async: bool
+) -> None:
+    """R8, R9, R17: it swallows as it would here, and no result of it holds up the unwind."""
+    calls: list[str] = []
+
+    async def enter(*results: object) -> None:
+        for result in results:
+            if is_async:
+                await manager.enter_async_context(Returns(result))
+            else:
+                manager.enter_context(Returns(result))
+
+    with anyio.from_thread.start_blocking_portal(**options(backend)) as portal:
+        portal.call(enter, NoTruth())
+        manager.close()
+        assert manager.last_report().ok  # it was told of nothing, and not asked
+        with manager:
+            manager.defer(calls.append, "next")
+            portal.call(enter, True)
+            raise ValueError
+        with pytest.raises(TypeError, match="no truth"), manager:
+            manager.defer(calls.append, "next")
+            portal.call(enter, NoTruth())
+            raise ValueError
+    assert calls == ["next"] * 2
+    assert [o.status for o in manager.last_report().outcomes] == ["failed", "ok"]
 
 
 def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.ShutdownManager) -> None:

@@ -228,11 +228,11 @@ async def _invoke(
         return None, None  # too late: the unwind has gone on without it
     # The exception travels as a value: SystemExit would stop the loop that runs this.
     try:
-        result: Any = None
         with spot.here():
-            awaitable: Any = call(registration, leaving)
-            if is_awaitable(awaitable):
-                result = await in_time(spot, awaitable)
+            result: Any = call(registration, leaving)
+            if is_awaitable(result):
+                result = await in_time(spot, result)
+        # Only an exit is told something; no other's result counts, and it may be awaitable.
+        return (None if leaving is None else bool(result)), None
     except BaseException as exc:
         return None, exc
-    return (bool(result) if registration._exit is not None else None), None

@@ -231,8 +231,11 @@ class Unwind(Books):
                     if guard.scope is None and (guard.is_trio or "anyio" in modules):
                         guard.shield()
                     await result
-                elif result is not None and is_awaitable(result):
-                    result = await self.result_of(result)
+                elif result is not None:
+                    if is_awaitable(result):
+                        result = await self.result_of(result)
+                    if told is not None:
+                        result = bool(result)  # in here: it may have no truth value
             except CannotAwaitError as exc:
                 postpone(registration, exc.awaitable)
                 self.postponed = [registration]
