@@ -18,6 +18,7 @@ import weakref
 from concurrent.futures import Future
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
@@ -1180,3 +1181,80 @@ def test_a_suspended_callback_that_awaits_when_it_is_closed(
     asyncio.SelectorEventLoop.close(loop)
     manager.close()
     assert calls == ["second"]
+
+
+# -- a coroutine that is closed within its task ---------------------------------------
+
+
+async def _awaits_one_that_dies() -> None:
+    async def dies() -> None:
+        raise GeneratorExit("dies")
+
+    await asyncio.create_task(dies())
+
+
+async def _close_by_hand(closing: types.CoroutineType[object, object, None]) -> None:
+    closing.send(None)
+    closing.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "a future's"])
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_an_unwind_that_is_closed_within_its_task(
+    manager: lastly.ShutdownManager, how: str, timeout: float | None
+) -> None:
+    """R3, R13: by hand, or by asyncio for the GeneratorExit of a task: the rest stays."""
+    calls: list[int] = []
+
+    async def callback(number: int) -> None:
+        await asyncio.sleep(0)
+        calls.append(number)
+
+    async def main() -> None:
+        for number in range(3):
+            manager.register(callback, number)
+        if how == "closed":
+            await _close_by_hand(manager.aclose())
+        else:
+            manager.defer(_awaits_one_that_dies)
+            with pytest.raises(GeneratorExit):
+                await manager.aclose()
+        (outcome,) = manager.last_report().outcomes
+        assert outcome.status == "interrupted"
+        await manager.aclose()
+
+    manager.configure(timeout=timeout)
+    asyncio.run(main())
+    assert calls == ([1, 0] if how == "closed" else [2, 1, 0])
+
+
+async def test_a_generator_exit_of_a_callback_is_a_failure(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R9: one that a callback raises closes nothing, wherever that is at home."""
+    calls: list[str] = []
+
+    def fails_() -> None:
+        raise GeneratorExit
+
+    async def below() -> None:
+        await anyio.lowlevel.checkpoint()
+        calls.append("below")
+
+    async def fails_async() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise GeneratorExit
+
+    async def register() -> None:
+        manager.defer(fails_)
+        manager.defer(fails_async)
+
+    manager.defer(below)
+    manager.defer(fails_)
+    manager.defer(fails_async)
+    with anyio.from_thread.start_blocking_portal() as portal:
+        portal.call(register)
+        with pytest.raises(GeneratorExit):
+            await manager.aclose()
+    assert calls == ["below"]
+    assert [o.status for o in manager.last_report().outcomes] == ["failed"] * 4 + ["ok"]

@@ -81,8 +81,8 @@ async def _in_worker_thread(
         load_anyio()
         from anyio import CapacityLimiter, to_thread  # lazy: only another loop's comes here
     # A limiter of its own: what shares a place may be more than anyio's lets run at once.
-    return await to_thread.run_sync(
-        _call_there,
+    result, exception = await to_thread.run_sync(
+        _call_by_value,
         registration,
         leaving,
         spot,
@@ -90,6 +90,18 @@ async def _in_worker_thread(
         hand_over,
         limiter=CapacityLimiter(1),
     )
+    if exception is not None:
+        reraise(exception)
+    return result
+
+
+def _call_by_value(*args: Any) -> tuple[Any, BaseException | None]:
+    # Raised in a future it would be another's: asyncio takes a GeneratorExit that comes out of
+    # one for a request to close the coroutine that waits, which must not await again.
+    try:
+        return _call_there(*args), None
+    except BaseException as exc:
+        return None, exc
 
 
 def _wants_thread(registration: Registration) -> bool:

@@ -311,9 +311,11 @@ class Unwind(Books):
         """See to what is not simple: failures, limits, and exits of context managers."""
         spot, status = self.spot, Status.FAILED
         registration, start, limit = spot.registration, spot.start, spot.limit
-        if exception is not None and not self.guard.is_here():
-            # This coroutine is being closed from outside of its task, and may not await again.
-            # What has not run stays on the stack.
+        if exception is not None and (
+            not self.guard.is_here() or (result is not None and _is_thrown_in(exception))
+        ):
+            # This coroutine is being closed, from outside of its task or within it, and may not
+            # await again. What has not run stays on the stack.
             self._stopping = True
         if exception is not None and (self._stopping or self.guard.interrupted(exception)):
             status = Status.INTERRUPTED
@@ -458,6 +460,15 @@ class Unwind(Books):
             # the failure, as in nested `with`.
             self.leaving, self._instead = None, exception
         return exception
+
+
+def _is_thrown_in(exception: BaseException) -> bool:
+    """Tell whether what has come of an await is the close of the coroutine that awaits."""
+    # That closes what is awaited first, and then raises a new one where it is awaited.
+    if not isinstance(exception, GeneratorExit):
+        return False
+    traceback = exception.__traceback__
+    return traceback is not None and traceback.tb_next is None
 
 
 def _explain(registration: Registration) -> None:
