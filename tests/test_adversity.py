@@ -1153,6 +1153,229 @@ async def test_exits_below_are_told_what_came_of_a_cancellation(
     assert len(manager.last_report().failures) == 1
 
 
+class Told(contextlib.nullcontext):
+    """Note what its exit is told, and raise something, or return whether it swallows that."""
+
+    told: list[BaseException | None]
+
+    def __init__(
+        self, told: list[BaseException | None], raises: object = None, *, swallows: bool = False
+    ) -> None:
+        super().__init__()
+        self.told, self.raises, self.swallows = told, raises, swallows
+
+    async def __aexit__(self, kind: object, exc: BaseException | None, tb: object) -> bool:
+        self.told.append(exc)
+        if self.raises is not None:
+            raise self.raises(exc) if callable(self.raises) else self.raises
+        return self.swallows
+
+
+def grouped(told: BaseException | None) -> BaseException:
+    return ExceptionGroup("around", [told])
+
+
+def part_of(told: BaseException | None) -> BaseException:
+    assert isinstance(told, BaseExceptionGroup)
+    return told.derive(told.exceptions[:1])
+
+
+async def test_an_exit_is_told_what_the_one_above_it_raised(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8: whatever came out of the block, or nothing; and what a callback raised is told to none."""
+    told: list[BaseException | None] = []
+    above, callbacks, body = ValueError("above"), KeyError("callback"), OSError("body")
+    for raised in None, body:
+        with pytest.raises(KeyError) as caught:
+            async with manager:
+                await manager.enter_async_context(Told(told))
+                manager.defer(fails, callbacks)
+                await manager.enter_async_context(Told(told))
+                await manager.enter_async_context(Told(told, above))
+                await manager.enter_async_context(Told(told))
+                if raised is not None:
+                    raise raised
+        assert "1 earlier failure in this unwind: Told" in caught.value.__notes__[-1]
+    assert told == [None, None, above, above, body, body, above, above]
+
+
+async def test_a_transaction_below_a_task_group_that_failed(
+    manager: lastly.ShutdownManager, anyio_backend
+) -> None:
+    """R8: it is told of the group, also where the block was clean, and so is contextlib.suppress."""
+    told: list[BaseException | None] = []
+    with pytest.raises(ExceptionGroup) as caught:
+        async with manager:
+            await manager.enter_async_context(Told(told))
+            tasks = await manager.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(_crash)
+    assert told == [caught.value]
+    async with manager:
+        manager.enter_context(contextlib.suppress(Exception))
+        await manager.enter_async_context(anyio.create_task_group())
+        raise ValueError("body")
+
+
+@pytest.mark.parametrize("errors", ["last", "group"])
+@pytest.mark.parametrize(("raises", "earlier"), [(KeyError, 1), (grouped, 0), (part_of, 0)])
+async def test_what_an_exit_makes_of_the_failure_above_it(
+    manager: lastly.ShutdownManager, errors: str, raises: object, earlier: int
+) -> None:
+    """R8, R11: a group of it, or a part of it, takes its place; another is one failure more."""
+    manager.configure(errors=errors)
+    told: list[BaseException | None] = []
+    above = ExceptionGroup("above", [ValueError("one"), OSError("two")])
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - looked at below
+        async with manager:
+            await manager.enter_async_context(Told(told))
+            await manager.enter_async_context(Told(told, raises))
+            await manager.enter_async_context(Told(told, above))
+    final = told[-1]
+    assert told == [None, above, final]
+    assert [o.exception for o in manager.last_report().failures] == [above, final]
+    if errors == "last":
+        assert caught.value is final
+        assert len(getattr(final, "__notes__", [])) == earlier
+    else:
+        assert list(caught.value.exceptions) == [above, final][1 - earlier :]
+
+
+async def test_an_exit_swallows_all_that_was_made_of_it(manager: lastly.ShutdownManager) -> None:
+    """R8: as in nested `with` nothing comes out; what ran below it is not told of anything."""
+    told: list[BaseException | None] = []
+    async with manager:
+        await manager.enter_async_context(Told(told))
+        await manager.enter_async_context(Told(told, swallows=True))
+        await manager.enter_async_context(Told(told, KeyError("second")))
+        await manager.enter_async_context(Told(told, ValueError("first")))
+        raise OSError("body")
+    assert [*map(repr, told[1:])] == ["ValueError('first')", "KeyError('second')", "None"]
+    assert len(manager.last_report().failures) == 2
+
+
+async def test_control_flow_of_which_an_exit_was_not_told(manager: lastly.ShutdownManager) -> None:
+    """R8, R12: who swallows the failure of an exit above does not swallow what that was told."""
+    told: list[BaseException | None] = []
+    with pytest.raises(SystemExit) as caught:
+        async with manager:
+            await manager.enter_async_context(Told(told))
+            await manager.enter_async_context(Told(told, swallows=True))
+            await manager.enter_async_context(Told(told, ValueError("exit")))
+            sys.exit(3)
+    assert not hasattr(caught.value, "__notes__")
+    assert told[0] is told[2] is caught.value
+
+
+async def test_exits_are_told_of_a_cancellation_that_comes_after_a_failure(
+    manager: lastly.ShutdownManager, anyio_backend
+) -> None:
+    """R8, R18: the newest is what is on its way out; and R11: the failure is still in the note."""
+    if anyio_backend[0] == "trio":
+        return  # there are no native cancellations
+    told: list[BaseException | None] = []
+    task = asyncio.current_task()
+
+    async def is_cancelled() -> None:
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError) as caught:
+        async with manager:
+            await manager.enter_async_context(Told(told))
+            manager.defer(is_cancelled)
+            await manager.enter_async_context(Told(told, ValueError("exit")))
+    task.uncancel()
+    assert told == [None, caught.value]
+    assert "1 callback failed" in caught.value.__notes__[-1]
+
+
+def test_a_nursery_that_fails_as_a_scope_around_it_is_cancelled(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R12: the scope takes its cancellation out of the group, and the rest comes out."""
+    trio = pytest.importorskip("trio")
+
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError("flush failed")
+
+    async def main() -> None:
+        async with manager:
+            scope = manager.enter_context(trio.CancelScope())
+            nursery = await manager.enter_async_context(trio.open_nursery())
+            nursery.start_soon(child)
+            nursery.start_soon(trio.sleep_forever)
+            manager.defer(scope.cancel)
+
+    manager.configure(errors="group")
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main)
+    ((failure,),) = (group.exceptions for group in caught.value.exceptions)
+    assert isinstance(failure, OSError)
+
+
+async def test_a_scope_whose_cancellation_was_made_a_failure_above(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R12: the cancellation stays in it, and the failure comes out."""
+
+    async def child() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise LookupError("child")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with manager:
+            scope = manager.enter_context(anyio.CancelScope())
+            tasks = await manager.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(child)
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.sleep_forever()
+    (failure,) = caught.value.exceptions
+    assert isinstance(failure, LookupError)
+
+
+@pytest.mark.parametrize("meanwhile", [None, "the scope"])
+async def test_a_task_group_whose_cancellation_was_made_a_failure_above(
+    manager: lastly.ShutdownManager, anyio_backend, meanwhile: str | None
+) -> None:
+    """R8, R12: what comes out is its group, also if there is another cancellation meanwhile."""
+    if anyio_backend[0] == "trio":
+        return  # a TaskGroup is asyncio's
+    task = asyncio.current_task()
+
+    async def slow(scope: anyio.CancelScope) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if meanwhile is not None:
+                scope.cancel() if meanwhile == "the scope" else task.cancel()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            raise LookupError("slow")
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
+        async with manager:
+            scope = manager.enter_context(anyio.CancelScope())
+            outer = await manager.enter_async_context(asyncio.TaskGroup())
+            inner = await manager.enter_async_context(asyncio.TaskGroup())
+            inner.create_task(slow(scope))
+            await asyncio.sleep(0)
+            outer.create_task(_crash())
+            await anyio.sleep_forever()
+    crash, group = caught.value.exceptions
+    assert isinstance(crash, ValueError)
+    assert isinstance(group.exceptions[0], LookupError)
+    assert task.cancelling() == (meanwhile == "the task")
+    if meanwhile == "the task":
+        task.uncancel()
+
+
 def test_a_suspended_callback_that_awaits_when_it_is_closed(
     manager: lastly.ShutdownManager,
 ) -> None:

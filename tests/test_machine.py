@@ -414,7 +414,7 @@ class Machine(RuleBasedStateMachine):
         self.began: float | None = None
         self.expected: list[Expected] = []
         self.leaving: Any = None
-        self.instead: BaseException | None = None  # what an exit has made of that
+        self.made: list[BaseException] = []  # by exits, of that
         self.swallowed: list[BaseException] = []
         self.pops: Callable[[Entry], bool] = lambda entry: True
         self.scope: anyio.CancelScope | None = None
@@ -700,7 +700,7 @@ class Machine(RuleBasedStateMachine):
 
     def goes_on(self, leaving: Any) -> None:
         if self.leaving is None or isinstance(self.leaving, Exception):
-            self.leaving = leaving
+            self.leaving, self.made = leaving, []
 
     def exit(self, entry: Entry, exc: BaseException | None) -> bool:
         """Leave a context manager, as `with` would."""
@@ -710,7 +710,7 @@ class Machine(RuleBasedStateMachine):
     def exit_it(self, entry: Entry, exc: BaseException | None) -> bool:
         expected = self.begin(entry)
         entry.calls += 1
-        told = self.instead if self.leaving is None else self.leaving
+        told = self.made[-1] if self.made else self.leaving
         if told is None or isinstance(told, BaseException):
             if exc is not told:
                 self.problems.append(f"{entry.name} was told {exc!r} instead of {told!r}")
@@ -724,15 +724,18 @@ class Machine(RuleBasedStateMachine):
             self.fails(expected, exception)
             if told is not None and self.is_cancellation(told, exc, exception):
                 expected.statuses, expected.exception = {"forced" if forced else "ok"}, None
-            elif consumed:
-                self.leaving, self.instead = None, exception
+            else:
+                if consumed:
+                    self.leaving = None
+                self.made.append(exception)
             raise exception
         if forced:
             expected.statuses = {"forced"}
         if entry.swallows and told is not None:
-            if self.leaving is None:
-                self.swallowed.append(told)
-            self.leaving = self.instead = None
+            if told is self.leaving or isinstance(self.leaving, Exception):
+                self.leaving = None
+            self.swallowed += self.made
+            self.made = []
         return entry.swallows
 
     def consume(self, exc: BaseException | None) -> bool:
@@ -837,7 +840,7 @@ class Machine(RuleBasedStateMachine):
     def unwind(self, how: Callable[[], None], home: object, body: BaseException | None) -> None:
         """Unwind, and hold what has happened against what had to."""
         self.began, self.expected, self.leaving = self.clock.time, [], body
-        self.instead, self.swallowed = None, []
+        self.made, self.swallowed = [], []
         self.home = home
         self.is_broken = True  # unless it gets to the end of this
         before = self.manager.last_report()

@@ -5,7 +5,7 @@ May import _errors, _outcome and _registration.
 
 from __future__ import annotations
 
-from ._errors import add_note, chain, count, listed, log
+from ._errors import add_note, chain, count, leaves, listed, log
 from ._outcome import Outcome, Ran, Report, Status
 from ._registration import finish
 
@@ -36,13 +36,34 @@ class Books:
         self.error: BaseException | None = None
         self.postponed: list[Registration] = []
         self.ran = Ran(settings.clock.now())
-        self._instead: BaseException | None = None  # what an exit made of `leaving`
+        self._made: list[BaseException] = []  # of `leaving`, by one exit after the other
         self._failures: list[Outcome] = []
         self._interrupted = False
 
     def tell_exits(self, exception: BaseException) -> None:
         """Tell exits of an exception that they are to see, though it leaves no scope."""
-        self._instead = exception
+        self._made = [exception]
+
+    @property
+    def told(self) -> BaseException | None:
+        """What the next exit is told: what the one above it has made of `leaving`, if it has."""
+        return self._made[-1] if self._made else self.leaving
+
+    def make(self, exception: BaseException, told: BaseException | None) -> None:
+        """Have the exits below told what an exit has raised that was told of another, or none."""
+        # R11: what is in it, as in a task group's, or what it is left of, has not failed twice.
+        parts = [] if told is None else leaves(told)
+        if any(leaf is part for leaf in leaves(exception) for part in parts):
+            self._failures = [o for o in self._failures if o.exception is not told]
+        self._made.append(exception)
+
+    def swallow(self, told: BaseException) -> None:
+        """Have nothing come out of what an exit has swallowed, or of what that was made of."""
+        # R12: except for control flow, of which it was not told.
+        if told is self.leaving or isinstance(self.leaving, Exception):
+            self.leaving = None
+        made, self._made = self._made, []
+        self._failures = [o for o in self._failures if not any(o.exception is m for m in made)]
 
     def record(
         self,
@@ -137,3 +158,4 @@ class Books:
         # rank is on its way out already.
         if self.leaving is None or isinstance(self.leaving, Exception):
             self.leaving = exception
+            self._made = []  # that was before

@@ -254,8 +254,12 @@ class ShutdownManager:
     def enter_context(self, cm: AbstractContextManager[T], /) -> T:
         """Enter a context manager now, put its exit on the stack, and return its value.
 
-        The exit is called with the exception that leaves the manager's own `with` block,
-        if any, and may swallow it. If entering fails, nothing is registered (R8).
+        The exit is told of the exception that leaves the manager's own `with` block, or of
+        what an exit that ran before it has raised, as in nested `with`; of the failures of
+        callbacks it is not. It may swallow what it is told. If it raises another exception,
+        both are failures, unless they share one, as a task group's does that is made of what
+        it was told: then the first is a part of the second. If entering fails, nothing is
+        registered (R8).
 
         Raises `TypeError` for anything but a context manager.
 
@@ -276,9 +280,8 @@ class ShutdownManager:
         """Enter an async context manager now, put its exit on the stack, return its value.
 
         The exit runs as `async with` would run it: in the task that unwinds, under no
-        cancel scope of lastly's, so that an anyio task group works. It is told the
-        exception that leaves the manager's own block, if any, and may swallow it. If
-        entering fails, nothing is registered (R8).
+        cancel scope of lastly's, so that an anyio task group works. `enter_context` says
+        what it is told. If entering fails, nothing is registered (R8).
 
         Raises `TypeError` for anything but an async context manager.
 

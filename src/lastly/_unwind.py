@@ -223,7 +223,7 @@ class Unwind(Books):
                     result = registration._func(*registration._args)
                 else:
                     if registration._exit is not None:
-                        told = self._instead if self.leaving is None else self.leaving
+                        told = self.told
                         guard.make_way(registration._exit.shield)
                     result = call(registration, told, spot)
                 if simple and type(result) is coroutine and run is None:
@@ -443,22 +443,25 @@ class Unwind(Books):
         self, told: BaseException | None, result: object, exception: BaseException | None
     ) -> BaseException | None:
         """Apply what a context manager's exit did with what it was told, as `with` does."""
-        if told is None:
-            return exception
-        is_cancellation = self.guard.is_cancellation
-        consumed = self.guard.consumed(told)
-        if exception is None:
-            if result:
-                # Swallowed; if that was the failure of an exit above, it does not come out.
-                self.leaving = self._instead = None
-                self._failures = [o for o in self._failures if o.exception is not told]
-            return None
-        if exception is told or (is_cancellation(told) and is_cancellation(exception)):
-            return None  # not handled, and raised instead of returning false: no failure
-        if consumed:
-            # A cancellation of its own, which was its way to fail: those below are told of
-            # the failure, as in nested `with`.
-            self.leaving, self._instead = None, exception
+        leaving, is_cancellation = self.leaving, self.guard.is_cancellation
+        is_leaving = told is leaving
+        if told is not None:
+            if exception is None and result:
+                self.swallow(told)
+            # Not handled, and perhaps raised instead of returning false: no failure.
+            is_old = (
+                exception is None
+                or exception is told
+                or (is_cancellation(told) and is_cancellation(exception))
+            )
+            consumed = self.guard.consumed(told if leaving is None else leaving)
+            if consumed and not (is_old and is_leaving):
+                # A cancellation of its own, which was its way to fail, or that of an exit above.
+                self.leaving = None
+            if is_old:
+                return None
+        if exception is not None:
+            self.make(exception, told)
         return exception
 
 
