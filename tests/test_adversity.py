@@ -1340,7 +1340,7 @@ async def test_a_scope_whose_cancellation_was_made_a_failure_above(
     assert isinstance(failure, LookupError)
 
 
-@pytest.mark.parametrize("meanwhile", [None, "the scope"])
+@pytest.mark.parametrize("meanwhile", [None, "the scope", "the task"])
 async def test_a_task_group_whose_cancellation_was_made_a_failure_above(
     manager: lastly.ShutdownManager, anyio_backend, meanwhile: str | None
 ) -> None:

@@ -43,8 +43,7 @@ class Guard:
             self._cancelled = sys.modules["trio"].Cancelled
         else:
             self._cancelled = sys.modules["asyncio"].CancelledError
-            # A request that was made and has not arrived yet will arrive in a callback.
-            self._requests: int = self.task.cancelling() - getattr(self.task, "_must_cancel", False)
+            self._requests = self._arrived()
 
     def shield(self) -> None:
         self.unshield()
@@ -74,12 +73,21 @@ class Guard:
 
     def make_way(self, shield: object | None) -> None:
         """Leave the scopes of ours that are not around an exit that was entered in this one."""
+        if not self.is_trio:
+            # One that came during an exit above, and was its, is not one that comes now.
+            self._requests = max(self._requests, self._arrived())
         # R8: cancel scopes nest, and a context manager that was entered before the shield went
         # up may hold one open around it.
         if shield is not self.scope:
             self.unshield()
         elif self._main is not None:
             self._main.step_out()
+
+    def _arrived(self) -> int:
+        # A request that was made and has not arrived yet will arrive in a callback. Not public,
+        # but the one thing that tells; without it, that one is taken for the callback's own.
+        requests: int = self.task.cancelling() - getattr(self.task, "_must_cancel", False)
+        return requests
 
     def unshield(self) -> None:
         self._take_down(None)
