@@ -54,7 +54,7 @@ TESTS = {
     " | run | processes",
     "_books": "errors explicit scopes calling order | time | together | adversity | run",
     "_manager": "errors explicit scopes calling order unregister report | time together"
-    " | interpreter threads watch | processes run",
+    " | interpreter threads watch | adversity | processes run",
     "_loops": "loops trio | adversity | many_loops",
     "_index": "unregister | order",
     "_place": "together | order",
