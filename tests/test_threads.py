@@ -9,6 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
+
 import anyio
 import anyio.from_thread
 import pytest
@@ -266,6 +270,255 @@ def test_what_an_exit_returns_there(
             raise ValueError
     assert calls == ["next"] * 2
     assert [o.status for o in manager.last_report().outcomes] == ["failed", "ok"]
+
+
+class Cancels:
+    """The task that unwinds, for a callback to cancel it from another thread."""
+
+    async def unwind(self, manager: lastly.ShutdownManager) -> None:
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        with pytest.raises(asyncio.CancelledError):
+            await manager.aclose()
+
+    def __call__(self) -> None:
+        self.loop.call_soon_threadsafe(self.task.cancel)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("kind", "backend"), KINDS)
+def test_a_cancelled_wait_for_a_loop_in_another_thread(
+    manager: lastly.ShutdownManager, kind: str, backend: str, together: bool
+) -> None:
+    """R1, R17, R18: the callback is cancelled there, and the next begins when it has ended."""
+    calls: list[str] = []
+    cancel = Cancels()
+
+    async def callback() -> None:
+        cancel()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                for _ in range(10):
+                    await anyio.sleep(0)
+            calls.append("callback ends")
+
+    async def register() -> None:
+        with manager.together() if together else nullcontext():
+            manager.defer(callback, name="callback")
+
+    manager.defer(calls.append, "older", name="older")
+    with Elsewhere(kind, backend) as elsewhere:
+        elsewhere.call(register)
+        asyncio.run(cancel.unwind(manager))
+    assert calls == ["callback ends", "older"]
+    outcomes = [(o.name, o.status) for o in manager.last_report().outcomes]
+    assert outcomes == [("callback", "interrupted"), ("older", "ok")]
+
+
+async def returns() -> None: ...
+
+
+async def raises_groups() -> None:
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError as exc:
+        raise BaseExceptionGroup("all of it", [exc]) from None
+
+
+async def fails() -> None:
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        raise LookupError("while it was cancelled") from None
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"), [(returns, "ok"), (raises_groups, "interrupted"), (fails, "failed")]
+)
+def test_what_a_callback_makes_of_a_passed_on_cancellation(
+    manager: lastly.ShutdownManager, ends: Callable[[], Awaitable[None]], status: str
+) -> None:
+    """R10, R18: each one is passed on, all go on afterwards, and the outcome is its own."""
+    cancel = Cancels()
+    cancelled: list[int] = []
+
+    async def callback() -> None:
+        for number in range(2):
+            cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            cancelled.append(number)
+        if ends is not returns:
+            asyncio.current_task().cancel()
+        await ends()
+
+    async def register() -> None:
+        manager.defer(callback, timeout=60)
+
+    async def unwind() -> int:
+        manager.defer(hand_made, name="hand-made")
+        elsewhere.call(register)
+        await cancel.unwind(manager)
+        return asyncio.current_task().cancelling()
+
+    async def hand_made() -> None:
+        raise asyncio.CancelledError
+
+    with Elsewhere("run_forever") as elsewhere:
+        assert asyncio.run(unwind()) == 2
+    assert cancelled == [0, 1]
+    assert [o.status for o in manager.last_report().outcomes] == [status, "failed"]
+
+
+def test_a_limit_of_a_callback_whose_wait_was_cancelled(manager: lastly.ShutdownManager) -> None:
+    """R18, R20: what refuses to be cancelled is timed out all the same."""
+    calls: list[str] = []
+    cancel = Cancels()
+
+    async def refuses() -> None:
+        cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def register() -> None:
+        manager.defer(refuses, timeout=0.05, on_timeout=lambda: calls.append("on_timeout"))
+
+    with Elsewhere("run_forever") as elsewhere:
+        elsewhere.call(register)
+        asyncio.run(cancel.unwind(manager))
+    assert [o.status for o in manager.last_report().outcomes] == ["timed_out"]
+    assert calls == ["on_timeout"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_exit_at_home_elsewhere_in_a_cancelled_scope(
+    manager: lastly.ShutdownManager, backend: str
+) -> None:
+    """R3, R8, R17, R18: it is called, cancelled as the scope around it is, and waited for."""
+    calls: list[str] = []
+
+    @asynccontextmanager
+    async def resource() -> AsyncIterator[None]:
+        yield
+        try:
+            await anyio.sleep_forever()
+        finally:
+            calls.append("exit")
+
+    async def unwind() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await manager.aclose()
+
+    manager.defer(calls.append, "older")
+    with Elsewhere("portal") as elsewhere:
+        elsewhere.call(manager.enter_async_context, resource())
+        anyio.run(unwind, **options(backend))
+    assert calls == ["exit", "older"]
+
+
+def test_a_closed_wait_for_a_loop_in_another_thread(manager: lastly.ShutdownManager) -> None:
+    """R1, R17: a callback that nobody can wait for any more is cancelled."""
+    begins, ends = threading.Event(), threading.Event()
+
+    async def callback() -> None:
+        try:
+            begins.set()
+            await asyncio.Event().wait()
+        finally:
+            ends.set()
+
+    async def register() -> None:
+        manager.defer(callback, name="callback")
+
+    async def until_it_begins() -> None:
+        task = asyncio.ensure_future(manager.aclose())
+        task.add_done_callback(lambda task: task.cancelled())
+        while not begins.is_set():
+            await asyncio.sleep(0)
+
+    manager.defer(ends.wait, 30, name="older")
+    with Elsewhere("run_forever") as elsewhere:
+        elsewhere.call(register)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(until_it_begins())
+        loop.close()
+        manager.close()
+    assert ends.is_set()
+    assert [o.status for o in manager.last_report().outcomes] == ["ok"]
+
+
+CTRL_C = """
+import asyncio, contextlib, os, signal, sys, threading, lastly
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+ways = sys.argv[1:]
+
+def waits():
+    frame, names = sys._current_frames()[threading.main_thread().ident], []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    # Not for a thread to start.
+    return names[0] in ("wait", "get_events", "select") and "start" not in names
+
+async def stubborn():
+    for what in ["once"] if "together" in ways else ["once", "twice"]:
+        while not waits():
+            await asyncio.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print(what)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    print("ends")
+    if "cancelled" in ways:
+        raise asyncio.CancelledError
+
+async def register():
+    with lastly.together() if "together" in ways else contextlib.nullcontext():
+        lastly.register(stubborn)
+
+async def main():
+    async with lastly.lifespan():
+        pass
+
+lastly.register(print, "older")
+asyncio.run_coroutine_threadsafe(register(), loop).result()
+try:
+    if "trio" in ways:
+        import trio
+        trio.run(main)
+    else:
+        lastly.close()
+except KeyboardInterrupt:
+    print("out", *[str(outcome.status) for outcome in lastly.last_report().outcomes])
+"""
+
+
+@pytest.mark.parametrize(
+    ("ways", "statuses"),
+    [
+        ("close", "ok ok"),
+        ("close cancelled", "failed ok"),
+        ("close together", "ok ok"),
+        ("trio", "ok ok"),
+        ("trio cancelled", "failed ok"),
+        ("trio together", "ok ok"),
+    ],
+)
+def test_ctrl_c_while_a_callback_of_another_thread_hangs(
+    run_child, ways: str, statuses: str
+) -> None:
+    """R1, R9, R17: it cancels the callback there, as one of the loop that waits for it."""
+    ended = run_child(CTRL_C, *ways.split())
+    times = ["once"] if "together" in ways else ["once", "twice"]  # the tasks of a place, once
+    assert ended.out == [*times, "ends", "older", f"out {statuses}"]
 
 
 def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.ShutdownManager) -> None:

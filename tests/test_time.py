@@ -1462,24 +1462,30 @@ async def test_what_is_left_of_a_group(manager: lastly.ShutdownManager) -> None:
     assert only(manager).status == "timed_out"
 
 
-def test_a_call_that_another_loop_comes_to_when_nobody_waits_for_it(
-    manager: lastly.ShutdownManager,
+@pytest.mark.parametrize(("sync", "status"), [(True, "ok"), (False, "interrupted")])
+def test_a_call_that_another_loop_comes_to_when_the_wait_was_interrupted(
+    manager: lastly.ShutdownManager, sync: bool, status: str
 ) -> None:
-    """R3, R17, R18: an interrupted wait for another loop's callback takes it back."""
+    """R1, R3, R17, R18: it is called and waited for, and cancelled where it awaits."""
     calls: list[str] = []
     here: list[bool] = []
     registered, handed, release = (threading.Event() for _ in range(3))
 
     class Loop(asyncio.SelectorEventLoop):
         def call_soon_threadsafe(self, *args, **kwargs):
-            handed.set()
-            return super().call_soon_threadsafe(*args, **kwargs)
+            handle = super().call_soon_threadsafe(*args, **kwargs)
+            (release if handed.is_set() else handed).set()  # first the call, then its end
+            return handle
+
+    async def waits() -> None:
+        calls.append("late")
+        await hang()
 
     async def serve() -> None:
-        manager.defer(calls.append, "late", name="late")
+        manager.defer(*((calls.append, "late") if sync else (waits,)), name="late")
         registered.set()
         release.wait(30)  # blocks the loop
-        for _ in range(3):
+        while len(calls) < 2:
             await asyncio.sleep(0)
 
     async def main() -> None:
@@ -1497,16 +1503,16 @@ def test_a_call_that_another_loop_comes_to_when_nobody_waits_for_it(
     def older() -> None:
         (spot,) = watchman.waits
         here.append(spot.at[0] == threading.get_ident())
-        release.set()
-        thread.join()
+        calls.append("older")
 
     thread = threading.Thread(target=run)
     manager.defer(older, name="older")
     thread.start()
     registered.wait()
     asyncio.run(main())
-    assert statuses(manager) == {"late": "interrupted", "older": "ok"}
-    assert calls == []
+    thread.join()
+    assert statuses(manager) == {"late": status, "older": "ok"}
+    assert calls == ["late", "older"]
     assert here == [True]  # and not where the interrupted wait was
 
 

@@ -90,6 +90,12 @@ def current_task() -> Any:
     return library.current_task()
 
 
+def cancellations() -> Any:
+    """Return what the backends that are loaded raise where they cancel."""
+    kinds = [("asyncio", "CancelledError"), ("trio", "Cancelled")]
+    return tuple(getattr(_modules.get(library), name, ()) for library, name in kinds)
+
+
 def stepping() -> Any:
     """Return the task whose step a signal handler has interrupted here, or None."""
     with suppress(RuntimeError):  # trio, between two steps

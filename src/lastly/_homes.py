@@ -10,8 +10,19 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 
-from ._backends import current_home, is_closed, is_elsewhere, is_trio, load_anyio, thread_of
-from ._errors import reraise, warn
+from ._backends import (
+    call_soon,
+    cancellations,
+    current_home,
+    current_task,
+    is_closed,
+    is_elsewhere,
+    is_trio,
+    load_anyio,
+    thread_of,
+    wait,
+)
+from ._errors import chain, leaves, reraise, warn
 from ._limits import in_time
 from ._registration import call, is_awaitable
 from ._runners import CLOSED, refuse_to_await, run_on, run_to_end, runner_of
@@ -70,7 +81,9 @@ def call_from_outside(
         if registration._block is not None:
             # R4: those that share its place are awaited meanwhile.
             return _in_worker_thread(registration, leaving, spot, hand_over)
-        return _call_there(registration, leaving, spot, spot.step, hand_over)
+        interruption = _Interruption(home)
+        ended = _call_there(registration, leaving, spot, spot.step, hand_over, interruption)
+        return interruption.come_out(spot, *ended)
     return _call_here(registration, leaving)
 
 
@@ -79,29 +92,85 @@ async def _in_worker_thread(
 ) -> Any:
     with spot.excused():
         load_anyio()
-        from anyio import CapacityLimiter, to_thread  # lazy: only another loop's comes here
-    # A limiter of its own: what shares a place may be more than anyio's lets run at once.
-    result, exception = await to_thread.run_sync(
-        _call_by_value,
-        registration,
-        leaving,
-        spot,
-        spot.step,
-        hand_over,
-        limiter=CapacityLimiter(1),
+        from anyio import CancelScope  # lazy: only another loop's comes here
+    interruption = _Interruption(registration.home)
+    step = spot.step
+    # Not anyio's own worker threads, of which it lets few run at once, and whose end nobody
+    # waits for after a native cancellation.
+    call = InThread(
+        partial(_call_there, registration, leaving, spot, step, hand_over, interruption),
+        registration.name,
     )
-    if exception is not None:
-        reraise(exception)
-    return result
+    shield: CancelScope | None = None
+    while not call.future.done():
+        try:
+            await wait(call.future)
+        except BaseException as exc:
+            interruption.pass_on(exc)
+            if isinstance(exc, GeneratorExit):
+                raise
+            if shield is None:  # against a scope around it, which cancels each wait anew
+                shield = CancelScope(shield=True).__enter__()
+    if shield is not None:
+        shield.__exit__(None, None, None)
+    ended = call.future.result()
+    del call  # it holds the exception, whose traceback holds this frame: make no cycle
+    return interruption.come_out(spot, *ended)
 
 
-def _call_by_value(*args: Any) -> tuple[Any, BaseException | None]:
-    # Raised in a future it would be another's: asyncio takes a GeneratorExit that comes out of
-    # one for a request to close the coroutine that waits, which must not await again.
-    try:
-        return _call_there(*args), None
-    except BaseException as exc:
-        return None, exc
+class _Interruption:
+    """What interrupts the wait for a call at another home: it is to cancel that (R18).
+
+    The wait goes on until the call has ended (R1).
+    """
+
+    def __init__(self, home: Any) -> None:
+        self._home = home
+        self._first: BaseException | None = None
+        self._cancel: Callable[[], object] | None = None
+        self._is_early = False  # the call had not begun
+
+    def pass_on(self, exception: BaseException) -> None:
+        if self._first is None:
+            self._first = exception
+        with suppress(RuntimeError):  # its loop has gone
+            call_soon(self._home, self._arrive)
+
+    def _arrive(self) -> None:
+        if self._cancel is None:
+            self._is_early = True
+        else:
+            self._cancel()
+
+    def begin(self, cancel: Callable[[], object]) -> None:
+        """Have this called, at the home, for each that arrives while the call runs."""
+        self._cancel = cancel
+        if self._is_early:
+            call_soon(self._home, cancel)  # R3: when it has been called, and awaits
+
+    def come_out(self, spot: Spot, result: object, exception: BaseException | None) -> Any:
+        """Return or raise what the call has ended with, or raise what has interrupted it."""
+        try:
+            if self._first is not None:
+                if exception is None or not _is_cancellation(exception):
+                    spot.interrupt(self._first)
+                elif spot.limit is not None and spot.limit.expired:
+                    spot.interrupt(self._first)
+                    return None  # that has cancelled it, too
+                else:
+                    chain(self._first, exception)
+                    reraise(self._first)
+            if exception is not None:
+                reraise(exception)
+            return result
+        finally:
+            self._first = None
+            del exception  # see _in_worker_thread
+
+
+def _is_cancellation(exception: BaseException) -> bool:
+    kinds = cancellations()
+    return all(isinstance(leaf, kinds) for leaf in leaves(exception))
 
 
 def _wants_thread(registration: Registration) -> bool:
@@ -129,23 +198,28 @@ def _call_there(
     spot: Spot,
     step: Step | None,
     hand_over: bool,
-) -> Any:
+    interruption: _Interruption,
+) -> tuple[object, BaseException | None]:
     # The step is that of this call: an unwind that is interrupted goes on to others.
     home: Any = registration.home
-    invoke = partial(_invoke, registration, leaving, spot, step)
-    if not hand_over:
-        result, exception = run_on(runner_of(home), invoke())
-    else:
-        # Until it begins there, what holds it up is whatever that thread does.
-        with spot.moved(thread_of(home), None, None):
-            run = _run_on_trio if is_trio(home) else _run_on_asyncio
-            result, exception = run(invoke, home, partial(_gives_up, spot, step))
-    if exception is not None:
-        reraise(exception)
-    return result
+    invoke = partial(_invoke, registration, leaving, spot, step, interruption)
+    run = _run_on_trio if is_trio(home) else _run_on_asyncio
+    ended: tuple[object, BaseException | None]
+    try:
+        if not hand_over:
+            ended = run_on(runner_of(home), invoke())
+        else:
+            # Until it begins there, what holds it up is whatever that thread does.
+            with spot.moved(thread_of(home), None, None):
+                ended = run(invoke, home, partial(_gives_up, spot, step), interruption)
+    except RuntimeError as exc:
+        return None, exc
+    return ended
 
 
-def _run_on_trio(invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bool]) -> Any:
+def _run_on_trio(
+    invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bool], interruption: _Interruption
+) -> Any:
     # Not trio.from_thread.run, which waits without a limit.
     from concurrent.futures import Future  # lazy: loaded wherever trio is
 
@@ -154,7 +228,9 @@ def _run_on_trio(invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bo
 
     async def run() -> None:
         if future.set_running_or_notify_cancel():
-            with trio.CancelScope(shield=True):  # the run may be cancelling its system tasks
+            # Shielded, for the run may be cancelling its system tasks.
+            with trio.CancelScope(shield=True) as scope:
+                interruption.begin(scope.cancel)
                 future.set_result(await invoke())
 
     def begin() -> None:
@@ -165,11 +241,14 @@ def _run_on_trio(invoke: Callable[[], Any], home: Any, gives_up: Callable[[], bo
 
     context = copy_context()
     home.run_sync_soon(begin)
-    return _result_of(future, home, gives_up)
+    return _result_of(future, home, gives_up, interruption)
 
 
 def _run_on_asyncio(
-    invoke: Callable[[], Any], home: asyncio.AbstractEventLoop, gives_up: Callable[[], bool]
+    invoke: Callable[[], Any],
+    home: asyncio.AbstractEventLoop,
+    gives_up: Callable[[], bool],
+    interruption: _Interruption,
 ) -> Any:
     # Not run_coroutine_threadsafe: asyncio.run cancels every task before it tears its loop down,
     # and one that has not begun would never be.
@@ -199,7 +278,7 @@ def _run_on_asyncio(
 
     context = copy_context()
     home.call_soon_threadsafe(begin_unless_too_late)
-    return _result_of(future, home, gives_up)
+    return _result_of(future, home, gives_up, interruption)
 
 
 def _gives_up(spot: Spot, step: Step | None) -> bool:
@@ -212,7 +291,9 @@ def _gives_up(spot: Spot, step: Step | None) -> bool:
     return True
 
 
-def _result_of(future: Future[Any], home: Any, gives_up: Callable[[], bool]) -> Any:
+def _result_of(
+    future: Future[Any], home: Any, gives_up: Callable[[], bool], interruption: _Interruption
+) -> Any:
     """Wait for what a running loop was handed, which may have taken its last step just then.
 
     No event tells that; hence a look now and then. A loop that stands still is only run on
@@ -221,23 +302,35 @@ def _result_of(future: Future[Any], home: Any, gives_up: Callable[[], bool]) -> 
     """
     still = 0
     while True:
-        with suppress(TimeoutError):
-            return future.result(timeout=_LOOKS)
-        if is_closed(home) and not future.done():
-            raise RuntimeError(CLOSED)
-        if gives_up():
-            future.cancel()  # it is not called any more, if it has not begun
-            return None, None
-        still = 0 if is_trio(home) or home.is_running() else still + 1
-        if still == _STANDS_STILL:
-            run_to_end(home, sys.modules["asyncio"].wrap_future(future, loop=home))
+        try:
+            with suppress(TimeoutError):
+                return future.result(timeout=_LOOKS)
+            if is_closed(home) and not future.done():
+                raise RuntimeError(CLOSED)
+            if gives_up():
+                future.cancel()  # it is not called any more, if it has not begun
+                return None, None
+            still = 0 if is_trio(home) or home.is_running() else still + 1
+            if still >= _STANDS_STILL:
+                run_to_end(home, sys.modules["asyncio"].wrap_future(future, loop=home))
+        except RuntimeError:
+            raise
+        except BaseException as exc:  # Ctrl-C, where this waits in the main thread
+            interruption.pass_on(exc)
 
 
 async def _invoke(
-    registration: Registration, leaving: BaseException | None, spot: Spot, step: Step | None
+    registration: Registration,
+    leaving: BaseException | None,
+    spot: Spot,
+    step: Step | None,
+    interruption: _Interruption,
 ) -> tuple[object, BaseException | None]:
     if spot.step is not step:
         return None, None  # too late: the unwind has gone on without it
+    task = current_task()
+    if not is_trio(task):
+        interruption.begin(task.cancel)
     # The exception travels as a value: SystemExit would stop the loop that runs this.
     try:
         with spot.here():

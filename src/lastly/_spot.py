@@ -35,10 +35,20 @@ class Spot(Wait):
     Who unwinds writes it, at the price of a few assignments. `at` is the thread's ident,
     the event loop and the task; `awaitable` is what they wait for, or None in a sync call.
     `has_run` and `pending` are those before the current one, and those to come. `step` is
-    given where the current one has a limit, or is called elsewhere.
+    given where the current one has a limit, or is called elsewhere. `interruption` is what has
+    interrupted the wait for the current one, where that has not ended by it.
     """
 
-    __slots__ = ("_has_run", "at", "awaitable", "pending", "registration", "start", "step")
+    __slots__ = (
+        "_has_run",
+        "at",
+        "awaitable",
+        "interruption",
+        "pending",
+        "registration",
+        "start",
+        "step",
+    )
 
     def __init__(
         self, settings: Settings, has_run: Sized, pending: Callable[[], int], ident: int
@@ -51,6 +61,7 @@ class Spot(Wait):
         self.registration: Any = None  # a Registration, in what runs while there is one
         self.start = 0.0
         self.step: Step | None = None
+        self.interruption: BaseException | None = None
 
     @property
     def limit(self) -> Limit | None:
@@ -59,7 +70,12 @@ class Spot(Wait):
     def end(self) -> None:
         super().end()
         # Whoever keeps the unwind keeps no callback alive.
-        self.registration = self.awaitable = self.step = None
+        self.registration = self.awaitable = self.step = self.interruption = None
+
+    def interrupt(self, exception: BaseException | None) -> None:
+        """Note what is to go on when the current one has ended; the first of all does."""
+        if self.interruption is None:
+            self.interruption = exception
 
     def current(self) -> tuple[int, float]:
         return (0 if self.registration is None else len(self._has_run) + 1), self.start

@@ -328,6 +328,11 @@ class Unwind(Books):
             registration._exit.ended()
             exception = self._after_exit(told, result, exception)
         self.record(registration, start, exception, status)
+        if spot.interruption is not None:
+            # R18: it has come, whatever the callback made of it.
+            self.guard.interrupted(spot.interruption)  # which counts the cancellations
+            self.let_go_on(spot.interruption)
+            spot.interruption = None
 
     def absorb(self, members: Sequence[Unwind], error: BaseException | None) -> None:
         """Enter in the books what came of the members of a place, and what came of waiting."""
