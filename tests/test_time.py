@@ -450,6 +450,115 @@ def test_a_callback_in_a_thread(manager: lastly.ShutdownManager, unwind: Unwind)
     assert list(statuses(manager).values()) == ["failed", "ok", "ok"]
 
 
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_a_cancellation_while_a_thread_works(
+    manager: lastly.ShutdownManager, timeout: float | None, together: bool
+) -> None:
+    """R1, R18, R20: a thread cannot be cancelled, and the next begins when it has ended."""
+    calls: list[str] = []
+
+    async def some_turns() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def main() -> int:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def works() -> None:
+            for _ in range(2):
+                loop.call_soon_threadsafe(task.cancel)
+                asyncio.run_coroutine_threadsafe(some_turns(), loop).result(30)
+            calls.append("thread ends")
+
+        manager.defer(fails, name="hand-made")
+        manager.defer(calls.append, "older", name="older")
+        with manager.together() if together else contextlib.nullcontext():
+            manager.defer(works, name="works", thread=True, timeout=timeout)
+        with pytest.raises(asyncio.CancelledError):
+            await manager.aclose()
+        return task.cancelling()
+
+    async def fails() -> None:
+        raise asyncio.CancelledError
+
+    assert asyncio.run(main()) == 2
+    assert calls == ["thread ends", "older"]
+    assert statuses(manager) == {"works": "ok", "older": "ok", "hand-made": "failed"}
+
+
+def test_a_thread_is_abandoned_after_a_cancellation(manager: lastly.ShutdownManager) -> None:
+    """R18, R20: its limit ends the wait for it all the same, and both go on."""
+    calls: list[str] = []
+    release = threading.Event()
+
+    async def main() -> int:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def blocks() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+            release.wait(30)
+
+        manager.defer(blocks, thread=True, timeout=0.05, on_timeout=lambda: calls.append("then"))
+        with pytest.raises(asyncio.CancelledError):
+            await manager.aclose()
+        return task.cancelling()
+
+    try:
+        assert asyncio.run(main()) == 1
+    finally:
+        release.set()
+    assert only(manager).status == "abandoned"
+    assert calls == ["then"]
+
+
+@pytest.mark.parametrize("timeout", ["None", "60"])
+def test_ctrl_c_while_a_thread_works(run_child, timeout: str) -> None:
+    """R1, R20: close() waits for the thread, and then the KeyboardInterrupt comes out."""
+    ended = run_child(
+        """
+        import os, signal, sys, threading, time, lastly
+
+        handled = threading.Event()
+
+        def handle(*args):
+            handled.set()
+            raise KeyboardInterrupt
+
+        def where():
+            frame = sys._current_frames()[threading.main_thread().ident]
+            while frame is not None:
+                yield frame.f_code.co_name
+                frame = frame.f_back
+
+        def until_close_waits():
+            names = []
+            while names[:1] != ["wait"] or "start" in names:  # that is for the thread to start
+                time.sleep(0.001)
+                names = list(where())
+
+        def works():
+            for _ in range(2):
+                until_close_waits()
+                handled.clear()
+                os.kill(os.getpid(), signal.SIGINT)
+                handled.wait()
+            until_close_waits()
+            print("thread ends")
+
+        signal.signal(signal.SIGINT, handle)
+        lastly.defer(print, "older")
+        lastly.defer(works, thread=True, timeout=eval(sys.argv[1]))
+        try:
+            lastly.close()
+        except KeyboardInterrupt:
+            print("out", *[str(outcome.status) for outcome in lastly.last_report().outcomes])
+        """,
+        timeout,
+    )
+    assert ended.out == ["thread ends", "older", "out ok ok"]
+
+
 async def test_no_loop_runs_in_a_thread(manager: lastly.ShutdownManager) -> None:
     """R20: a callback in a thread may run a loop of its own."""
     calls: list[str] = []

@@ -51,7 +51,7 @@ def call_at_home(registration: Registration, leaving: BaseException | None, spot
     """
     home: Any = registration.home
     if home is None or home is current_home() or _wants_thread(registration):
-        return _call_here(registration, leaving)
+        return _call_here(registration, leaving, spot)
     if is_closed(home):
         return refuse_to_await(call(registration, leaving))
     if spot.limit is not None:
@@ -84,7 +84,7 @@ def call_from_outside(
         interruption = _Interruption(home)
         ended = _call_there(registration, leaving, spot, spot.step, hand_over, interruption)
         return interruption.come_out(spot, *ended)
-    return _call_here(registration, leaving)
+    return _call_here(registration, leaving, spot)
 
 
 async def _in_worker_thread(
@@ -100,6 +100,7 @@ async def _in_worker_thread(
     call = InThread(
         partial(_call_there, registration, leaving, spot, step, hand_over, interruption),
         registration.name,
+        spot,
     )
     shield: CancelScope | None = None
     while not call.future.done():
@@ -177,10 +178,10 @@ def _wants_thread(registration: Registration) -> bool:
     return registration._options is not None and registration._options.thread
 
 
-def _call_here(registration: Registration, leaving: BaseException | None) -> Any:
+def _call_here(registration: Registration, leaving: BaseException | None, spot: Spot) -> Any:
     if _wants_thread(registration):
         try:
-            return InThread(partial(call, registration, leaving), registration.name)
+            return InThread(partial(call, registration, leaving), registration.name, spot)
         except RuntimeError:
             # None can start while 3.12.0 and 3.12.1 exit; to be called matters more.
             warn(

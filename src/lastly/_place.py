@@ -156,6 +156,8 @@ class _Member(Unwind):
         if not isinstance(guard, Guard):
             self._is_called_off = True
             return False
+        if self.spot.in_thread() is not None:
+            return True  # nothing can cut that short, but it is waited for
         if guard.is_trio:
             assert guard.scope is not None
             guard.scope.cancel()

@@ -231,10 +231,23 @@ async def _shut_down(executor: PlainThreads, _timeout: float | None = None) -> N
 
 
 def _result_in_time(call: InThread, spot: Spot) -> Any:
-    limit = spot.limit
+    while not call.future.done():
+        try:
+            if not _ends_in_time(call, spot):
+                return None
+        except BaseException as exc:
+            spot.interrupt(exc)  # Ctrl-C; see InThread
+    result = call.future.result()
+    if spot.limit is not None:
+        spot.limit.returned = not is_awaitable(result)
+    return result
+
+
+def _ends_in_time(call: InThread, spot: Spot) -> bool:
+    clock, limit = spot.settings.clock, spot.limit
     if limit is None:
-        return call.future.result()
-    clock = spot.settings.clock
+        call.future.exception()  # waits
+        return True
     limit.armed = True
     # In looks, for nothing could wake this thread when the limit is forced meanwhile.
     while not clock.wait(call.future, min(_LOOKS, left := limit.left(clock.now()))):
@@ -242,7 +255,5 @@ def _result_in_time(call: InThread, spot: Spot) -> Any:
             limit.where = spot.look_inside()
             limit.expired = True
             call.abandon()
-            return None
-    result = call.future.result()
-    limit.returned = not is_awaitable(result)
-    return result
+            return False
+    return True

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import Any, ParamSpec, TypeVar
 
+    from ._spot import Spot
+
     P = ParamSpec("P")
     T = TypeVar("T")
 
@@ -32,10 +34,11 @@ class InThread:
     that is abandoned must not hold the exit. It runs in the context of the caller.
     """
 
-    def __init__(self, function: Callable[[], object], name: str) -> None:
+    def __init__(self, function: Callable[[], object], name: str, spot: Spot) -> None:
         from concurrent.futures import Future  # lazy: `import lastly` does not pay for it
 
         self.future: Future[Any] = Future()
+        self._spot = spot
         context = copy_context()
         if (sniffio := sys.modules.get("sniffio")) is not None:
             # No loop runs there, whatever runs here; as trio and anyio do for their threads.
@@ -60,11 +63,15 @@ class InThread:
         self.future.add_done_callback(partial(_dispose_result, self._thread.name))
 
     async def _result(self) -> Any:
-        try:
-            await wait(self.future)
-        except BaseException:
-            self.abandon()
-            raise
+        while not self.future.done():
+            try:
+                await wait(self.future)
+            except BaseException as exc:
+                limit = self._spot.limit
+                if isinstance(exc, GeneratorExit) or (limit is not None and limit.expired):
+                    self.abandon()
+                    raise
+                self._spot.interrupt(exc)  # a thread cannot be; R1: the next one waits for it
         result = self.future.result()
         return await result if is_awaitable(result) else result
 

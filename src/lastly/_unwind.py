@@ -285,6 +285,9 @@ class Unwind(Books):
         try:
             if limit.expired:
                 error = guard.leave(error) if shields else guard.without_its_own(error)
+                if spot.interruption is not None and error is not None:
+                    # anyio lets its own out where one had come before.
+                    error = None if guard.is_cancellation(error) else error
             if error is not None:
                 raise error
         finally:
