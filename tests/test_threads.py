@@ -554,6 +554,27 @@ def test_a_call_that_comes_as_the_loop_cancels_its_tasks(manager: lastly.Shutdow
     assert manager.last_report().ok
 
 
+def test_a_callback_of_another_thread_that_cancels_its_own_task(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R3, R17: its task ends cancelled, though it has run, and does not run again."""
+    calls: list[str] = []
+
+    async def callback() -> None:
+        calls.append("callback")
+        if len(calls) < 3:
+            asyncio.current_task().cancel()
+
+    async def register() -> None:
+        manager.register(callback)
+
+    with Elsewhere("run_forever") as elsewhere:
+        elsewhere.call(register)
+        manager.close()
+    assert calls == ["callback"]
+    assert manager.last_report().ok
+
+
 def test_a_loop_between_two_runs_of_its_owner(manager: lastly.ShutdownManager) -> None:
     """R14, R17: it is not run under the feet of asyncio.run; each callback runs there, once."""
     ran: list[int] = []

@@ -257,8 +257,11 @@ def _run_on_asyncio(
 
     future: Future[Any] = Future()
 
+    async def run() -> None:
+        future.set_result(await invoke())
+
     def begin() -> None:
-        call = invoke()
+        call = run()
         try:
             task = home.create_task(call, context=context)
         except BaseException as exc:  # a task factory of the user's that knows no context, say
@@ -267,11 +270,9 @@ def _run_on_asyncio(
         else:
             task.add_done_callback(ended)
 
-    def ended(task: asyncio.Task[Any]) -> None:
-        if task.cancelled():
+    def ended(_: asyncio.Task[None]) -> None:
+        if not future.done():
             begin()  # it had not begun, for _invoke lets nothing out
-        else:
-            future.set_result(task.result())
 
     def begin_unless_too_late() -> None:
         if future.set_running_or_notify_cancel():
