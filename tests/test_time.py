@@ -1625,6 +1625,62 @@ def test_a_call_that_another_loop_comes_to_when_the_wait_was_interrupted(
     assert here == [True]  # and not where the interrupted wait was
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_call_at_another_loop_when_its_unwind_is_closed(
+    manager: lastly.ShutdownManager, begun: bool
+) -> None:
+    """R3, R17: from outside of its task, where it may not wait: it is cancelled, or not called."""
+    calls: list[str] = []
+    registered, handed, began, closed = (threading.Event() for _ in range(4))
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args, **kwargs):
+            handed.set()
+            return super().call_soon_threadsafe(*args, **kwargs)
+
+    async def waits() -> None:
+        calls.append("begun")
+        began.set()
+        try:
+            await hang()
+        finally:
+            calls.append("cancelled")
+
+    async def serve() -> None:
+        manager.defer(waits)
+        registered.set()
+        if not begun:
+            closed.wait(30)  # blocks the loop
+        while not closed.is_set() or (begun and len(calls) < 2):
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        closing = manager.aclose()
+        task = asyncio.create_task(closing)
+        while not (began if begun else handed).is_set():
+            await asyncio.sleep(0)
+        with contextlib.suppress(GeneratorExit):
+            closing.close()
+        closed.set()
+        task.cancel()
+        with contextlib.suppress(RuntimeError, asyncio.CancelledError):
+            await task  # there is nothing that it could go on with
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    registered.wait()
+    asyncio.run(main())
+    thread.join()
+    assert calls == (["begun", "cancelled"] if begun else [])
+    assert only(manager).status == "interrupted"
+
+
 # -- nothing is lost ----------------------------------------------------------------------
 
 

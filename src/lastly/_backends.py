@@ -12,7 +12,7 @@ from threading import current_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import Future
     from threading import Thread
     from typing import Any, Protocol
@@ -106,20 +106,19 @@ def stepping() -> Any:
 def main_of(loop: Any) -> Any:
     """Return the task that this asyncio loop runs until the end of, if there is one."""
     tasks = sys.modules["asyncio"].all_tasks(loop)
-    return next((task for task in tasks if any(_stops(task))), None)
+    return next((task for task in tasks if _stops(task)), None)
 
 
 def forget_stop(main: Any) -> None:
     """Have the loop not stop when this task ends, for it is left before."""
-    for callback in list(_stops(main)):
+    for callback in _stops(main):
         main.remove_done_callback(callback)
 
 
-def _stops(task: Any) -> Iterator[Any]:
+def _stops(task: Any) -> list[Any]:
     # Not public, but the one thing that tells. Without it there are none.
-    for callback, _ in getattr(task, "_callbacks", None) or ():
-        if "run_until_complete" in getattr(callback, "__qualname__", ""):
-            yield callback
+    callbacks = [callback for callback, _ in getattr(task, "_callbacks", None) or ()]
+    return [c for c in callbacks if "run_until_complete" in getattr(c, "__qualname__", "")]
 
 
 def cancel_status() -> Any:

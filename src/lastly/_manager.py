@@ -808,7 +808,7 @@ class _Lifespan:
     def __init__(self, manager: ShutdownManager) -> None:
         self._manager = manager
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch - for `with` it is none, also to type checkers
 
         def __enter__(self) -> None:
             raise TypeError(
