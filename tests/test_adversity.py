@@ -1340,7 +1340,11 @@ async def test_a_scope_whose_cancellation_was_made_a_failure_above(
     assert isinstance(failure, LookupError)
 
 
-@pytest.mark.parametrize("meanwhile", [None, "the scope", "the task"])
+# From 3.13 on a TaskGroup cancels a task that somebody else has cancelled meanwhile once more.
+MEANWHILE = [None, "the scope", *(["the task"] if sys.version_info < (3, 13) else [])]
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
 async def test_a_task_group_whose_cancellation_was_made_a_failure_above(
     manager: lastly.ShutdownManager, anyio_backend, meanwhile: str | None
 ) -> None:
