@@ -450,3 +450,30 @@ def test_when_it_failed_and_after_how_long(manager: lastly.ShutdownManager, cloc
     report = manager.last_report()
     assert [(outcome.start, outcome.duration) for outcome in report.outcomes] == [(0, 4), (4, 2)]
     assert report.duration == 6
+
+
+async def test_the_chain_of_a_failure_is_no_ring(manager: lastly.ShutdownManager) -> None:
+    """R12: where what it is put before was raised in the same scope, and leads there already."""
+    body = KeyError("the body's")
+
+    async def fails() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("its own")
+
+    def instead() -> None:
+        raise OSError("on_timeout")
+
+    manager.configure(grace=0)
+    with pytest.raises(ValueError, match="its own") as raised:
+        async with manager:
+            manager.defer(fails, on_timeout=instead, timeout=60)
+            raise body
+    link: BaseException | None = raised.value
+    chain: list[BaseException] = []
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__context__
+    assert link is None
+    assert body in chain

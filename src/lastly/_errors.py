@@ -41,15 +41,23 @@ def reraise(exception: BaseException) -> NoReturn:
 
 def chain(exception: BaseException, context: BaseException) -> None:
     """Put `context` at the end of the exception's chain, as `finally` would have."""
-    seen = {id(context)}
-    last = exception
-    while id(last) not in seen:  # else it is linked already, or the chain is a ring
-        seen.add(id(last))
-        if last.__context__ is None:
-            with suppress(Exception):  # see reraise
-                last.__context__ = context
-            return
-        last = last.__context__
+    links = _links(exception)
+    last = next(reversed(links.values()))
+    if id(context) in links or last.__context__ is not None:  # linked already, or a ring
+        return
+    with suppress(Exception):  # see reraise
+        for link in _links(context).values():
+            if id(link.__context__) in links:
+                link.__context__ = None  # as the interpreter does, or it would be a ring
+        last.__context__ = context
+
+
+def _links(exception: BaseException | None) -> dict[int, BaseException]:
+    links: dict[int, BaseException] = {}
+    while exception is not None and id(exception) not in links:
+        links[id(exception)] = exception
+        exception = exception.__context__
+    return links
 
 
 def leaves(exception: BaseException) -> list[BaseException]:
