@@ -926,14 +926,16 @@ async def main():
         sys.exit(256)  # of which the system takes the last byte
 
 if sys.argv[1] != "256":
-    lastly.defer(sys.exit)
+    lastly.defer(sys.exit, 256 if sys.argv[1] == "a callback, 256" else None)
 if sys.argv[1] not in ("main", "nothing"):
     lastly.register(lambda: 1 / 0)
 lastly.run(main)
 """
 
 
-@pytest.mark.parametrize("what", ["a callback", "a signal", "main", "256", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["a callback", "a callback, 256", "a signal", "main", "256", "nothing"]
+)
 def test_a_failure_beside_an_exit(run_child, what: str) -> None:
     """R26: the `sys.exit()` of a callback, or of main, is what comes out, but no success."""
     run_child(BESIDE, what, expect=0 if what == "nothing" else 1)

@@ -5,7 +5,7 @@ May import _errors, _outcome and _registration.
 
 from __future__ import annotations
 
-from ._errors import add_note, chain, count, leaves, listed, log
+from ._errors import add_note, chain, count, is_success, leaves, listed, log
 from ._outcome import Outcome, Ran, Report, Status
 from ._registration import finish
 
@@ -139,8 +139,8 @@ class Books:
             return leaving
         if leaving is not None:
             chain(self.error, leaving)
-        is_success = isinstance(self.error, SystemExit) and not self.error.code
-        if is_success and (self._interrupted or len(self._failures) > 1 or leaving is not None):
+        is_alone = not self._interrupted and len(self._failures) <= 1 and leaving is None
+        if is_success(self.error) and not is_alone:
             Books.unseen += 1  # whatever reads the exit status
         return self.error
 

@@ -69,6 +69,14 @@ def leaves(exception: BaseException) -> list[BaseException]:
     return [leaf for member in members for leaf in leaves(member)]
 
 
+def is_success(exception: BaseException) -> bool:
+    """Tell whether it ends a program with the exit status 0, of which the system takes a byte."""
+    if not isinstance(exception, SystemExit):
+        return False
+    code = exception.code
+    return not (code & 0xFF if isinstance(code, int) else code)
+
+
 def log(outcome: Outcome, exception: BaseException) -> None:
     # The traceback begins where the user's code does, if it comes to that at all.
     begin = exception.__traceback__

@@ -11,7 +11,7 @@ from functools import partial
 from ._aside import aside, settle
 from ._backends import current_home, nothing
 from ._checks import check_main, checked_backend, checked_seconds, checked_status
-from ._errors import reraise
+from ._errors import is_success, reraise
 from ._ladder import signals as process
 from ._loops import LoopWait
 from ._main import Main
@@ -146,8 +146,7 @@ class _Run:
             self._listen(signals)
             result = _run_on(backend, self._root, backend_options)
         except SystemExit as exc:
-            is_success = not (exc.code & 0xFF if isinstance(exc.code, int) else exc.code)
-            if is_success and self._hides_failures():
+            if is_success(exc) and self._hides_failures():
                 exc.code = 1  # R12: it is not replaced. R26: nor is it a success
             raise
         finally:
