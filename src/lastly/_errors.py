@@ -69,6 +69,11 @@ def leaves(exception: BaseException) -> list[BaseException]:
     return [leaf for member in members for leaf in leaves(member)]
 
 
+def consists_of(exception: BaseException, kinds: Any) -> bool:
+    """Tell whether it is an exception of these kinds, or a group of nothing else."""
+    return all(isinstance(leaf, kinds) for leaf in leaves(exception))
+
+
 def is_success(exception: BaseException) -> bool:
     """Tell whether it ends a program with the exit status 0, of which the system takes a byte."""
     if not isinstance(exception, SystemExit):

@@ -10,7 +10,7 @@ import sys
 from threading import current_thread
 
 from ._backends import current_home, current_task, is_trio, load_anyio, wait
-from ._errors import leaves
+from ._errors import consists_of
 from ._runners import run_to_end, stop
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ class Guard:
 
     def is_cancellation(self, exception: BaseException) -> bool:
         """Tell whether it is the backend's cancellation, or a group of nothing else."""
-        return all(isinstance(leaf, self._cancelled) for leaf in leaves(exception))
+        return consists_of(exception, self._cancelled)
 
     def interrupted(self, exception: BaseException) -> bool:
         """Tell whether it is a cancellation of this task, and not the callback's own."""

@@ -22,7 +22,7 @@ from ._backends import (
     thread_of,
     wait,
 )
-from ._errors import chain, leaves, reraise, warn
+from ._errors import chain, consists_of, reraise, warn
 from ._limits import in_time
 from ._registration import call, is_awaitable
 from ._runners import CLOSED, refuse_to_await, run_on, run_to_end, runner_of
@@ -153,7 +153,7 @@ class _Interruption:
         """Return or raise what the call has ended with, or raise what has interrupted it."""
         try:
             if self._first is not None:
-                if exception is None or not _is_cancellation(exception):
+                if exception is None or not consists_of(exception, cancellations()):
                     spot.interrupt(self._first)
                 elif spot.limit is not None and spot.limit.expired:
                     spot.interrupt(self._first)
@@ -167,11 +167,6 @@ class _Interruption:
         finally:
             self._first = None
             del exception  # see _in_worker_thread
-
-
-def _is_cancellation(exception: BaseException) -> bool:
-    kinds = cancellations()
-    return all(isinstance(leaf, kinds) for leaf in leaves(exception))
 
 
 def _wants_thread(registration: Registration) -> bool:
@@ -204,13 +199,13 @@ def _call_there(
     # The step is that of this call: an unwind that is interrupted goes on to others.
     home: Any = registration.home
     invoke = partial(_invoke, registration, leaving, spot, step, interruption)
-    run = _run_on_trio if is_trio(home) else _run_on_asyncio
     ended: tuple[object, BaseException | None]
     try:
         if not hand_over:
             ended = run_on(runner_of(home), invoke())
         else:
             # Until it begins there, what holds it up is whatever that thread does.
+            run = _run_on_trio if is_trio(home) else _run_on_asyncio
             with spot.moved(thread_of(home), None, None):
                 ended = run(invoke, home, partial(_gives_up, spot, step), interruption)
     except RuntimeError as exc:
