@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def delivered(exception: BaseException, rung: int) -> BaseException | None:
     """Return the exception if it may be raised just here, or see to it that it is elsewhere."""
-    if is_left_to_unwind(exception):
+    if _is_left_to_unwind(exception):
         return None
     home = current_home()
     if home is None:
@@ -49,7 +49,7 @@ def delivered(exception: BaseException, rung: int) -> BaseException | None:
     return None
 
 
-def is_left_to_unwind(exception: BaseException) -> bool:
+def _is_left_to_unwind(exception: BaseException) -> bool:
     """Have the unwind in progress in this thread raise it at its end, if there is one."""
     thread = threading.current_thread()
     unwind = next((unwind for unwind in list(in_progress) if unwind.thread is thread), None)
@@ -58,7 +58,7 @@ def is_left_to_unwind(exception: BaseException) -> bool:
     return unwind is not None
 
 
-_under_way: dict[_Delivery, None] = {}
+_under_way: set[_Delivery] = set()  # those that a second signal has not called off
 
 
 class _Delivery:
@@ -76,7 +76,7 @@ class _Delivery:
         self._exception = exception
 
     def begin(self) -> None:
-        _under_way[self] = None
+        _under_way.add(self)
         if self._main is not None:
             self._main.add_done_callback(self._raise_at_its_end)
         call_soon(self._loop, self._raise_unless_over)
@@ -103,7 +103,10 @@ class _Delivery:
             self._raise()
 
     def _raise(self) -> None:
-        if _under_way.pop(self, self) is self or is_left_to_unwind(self._exception):
+        if self not in _under_way:
+            return
+        _under_way.discard(self)
+        if _is_left_to_unwind(self._exception):
             return
         if self._main is not None:
             forget_stop(self._main)  # uvloop makes one round more
