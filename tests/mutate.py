@@ -154,7 +154,7 @@ def mutate(database: WorkDB, tests: list[list[Path]], first: dict[str, str], unt
             if time.monotonic() > until:
                 return len(left)
             item = left.pop()
-            database.set_result(item.job_id, result_of(item, some, first, stage))
+            database.set_result(item.job_id, result_of(item, some, {} if stage else first, stage))
         done = list(database.completed_work_items)
         left = [item for item, result in done if result.output == SURVIVED.format(stage)]
     return 0
