@@ -1402,6 +1402,30 @@ def test_a_cancellation_after_a_shield_that_was_spent(manager: lastly.ShutdownMa
     assert list(statuses(manager).values()) == ["timed_out", "forced", "interrupted"]
 
 
+async def test_a_context_manager_that_was_entered_in_a_thread(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R22: it holds no scope of the unwinding task open, not even while it stays open."""
+
+    def enters() -> None:
+        manager.enter_context(contextlib.nullcontext())
+        (newest, *_) = manager.pending()
+        newest.cancel()
+
+    manager.defer(anyio.lowlevel.checkpoint, name="last")
+    manager.defer(wait_for_ever, timeout=0.01, name="slow")
+    manager.defer(enters, thread=True, name="enters")
+    manager.defer(anyio.lowlevel.checkpoint, name="first")
+    with pytest.raises(lastly.CleanupTimeout):
+        await manager.aclose()
+    assert statuses(manager) == {
+        "first": "ok",
+        "enters": "ok",
+        "slow": "timed_out",
+        "last": "ok",
+    }
+
+
 async def test_what_was_registered_beside_an_open_task_group(
     manager: lastly.ShutdownManager,
 ) -> None:

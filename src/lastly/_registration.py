@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
         @property
         def scope(self) -> object | None: ...
+        def is_here(self) -> bool: ...
 
 
 _NO_KWARGS: Mapping[str, object] = {}
@@ -98,10 +99,13 @@ class Exit:
     __slots__ = ("_guard", "around", "shield")
 
     def __init__(self, guard: Guard | None, *, around: object | None) -> None:
-        self._guard = guard
+        self._guard: Guard | None = None
         self.shield: object | None = None if guard is None else guard.scope
         self.around: object | None = around
-        if guard is not None:
+        # One that was entered in another thread or task holds no scope of this one open, and
+        # need not be left in this unwind either: it has another home.
+        if guard is not None and guard.is_here():
+            self._guard = guard
             guard.held += 1
 
     def ended(self) -> None:
