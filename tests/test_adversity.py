@@ -1290,6 +1290,39 @@ async def test_exits_are_told_of_a_cancellation_that_comes_after_a_failure(
     assert "1 callback failed" in caught.value.__notes__[-1]
 
 
+def test_a_cancellation_that_an_exit_takes_while_the_program_exits(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R12, R18: sys.exit() goes on all the same, and the next cancellation is a new one."""
+
+    class Fails:
+        def __init__(self, exception: BaseException) -> None:
+            self.exception = exception
+
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None:
+            if isinstance(self.exception, ValueError):
+                assert asyncio.current_task().uncancel() == 0
+            raise self.exception
+
+    async def is_cancelled() -> None:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with manager:
+            manager.defer(is_cancelled)
+            manager.enter_context(Fails(ValueError("its own")))
+            manager.enter_context(Fails(asyncio.CancelledError()))
+            manager.defer(is_cancelled)
+            sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+    found = [outcome.status for outcome in manager.last_report().outcomes]
+    assert found == ["interrupted", "failed", "failed", "interrupted"]
+
+
 def test_a_nursery_that_fails_as_a_scope_around_it_is_cancelled(
     manager: lastly.ShutdownManager,
 ) -> None:

@@ -725,7 +725,8 @@ class Machine(RuleBasedStateMachine):
             if told is not None and self.is_cancellation(told, exc, exception):
                 expected.statuses, expected.exception = {"forced" if forced else "ok"}, None
             else:
-                if consumed:
+                cancelled = self.leaving is asyncio.CancelledError  # which stands for any of them
+                if consumed and (cancelled or self.only_cancellations(self.leaving)):
                     self.leaving = None
                 self.made.append(exception)
             raise exception

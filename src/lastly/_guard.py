@@ -130,12 +130,12 @@ class Guard:
 
     def consumed(self, cancellation: BaseException) -> bool:
         """Tell whether an exit took a cancellation for its own; on trio each exit may."""
-        if not self.is_cancellation(cancellation):
-            return False
+        is_one = self.is_cancellation(cancellation)
         if self.is_trio:
-            return True
+            return is_one
+        # Also if it is not: else the next one would be taken for that which was taken back.
         before, self._requests = self._requests, min(self._requests, self.task.cancelling())
-        return self._requests < before
+        return is_one and self._requests < before
 
     def is_here(self) -> bool:
         """Tell whether this still runs as a step of the task that it guards."""
