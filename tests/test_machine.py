@@ -712,8 +712,10 @@ class Machine(RuleBasedStateMachine):
         entry.calls += 1
         told = self.made[-1] if self.made else self.leaving
         if told is None or isinstance(told, BaseException):
-            if exc is not told:
+            if not self.is_same(exc, told):
                 self.problems.append(f"{entry.name} was told {exc!r} instead of {told!r}")
+            elif self.made:
+                self.made[-1] = told = exc
         elif type(exc) is not told:
             self.problems.append(f"{entry.name} was told {exc!r} instead of {told!r}")
         self.do(entry)
@@ -875,7 +877,7 @@ class Machine(RuleBasedStateMachine):
             if isinstance(kind, type):
                 assert type(outcome.exception) is kind, (outcome, wanted)
             else:
-                assert self.is_same(outcome, kind), (outcome, wanted)
+                assert self.is_same(outcome.exception, kind), (outcome, wanted)
             assert math.isclose(outcome.start, wanted.start - began, abs_tol=1e-6), wanted
             if entry.mates:
                 end = outcome.start + outcome.duration
@@ -897,11 +899,11 @@ class Machine(RuleBasedStateMachine):
             told, logged = sorted(told), sorted(logged)  # those of a place are logged as they fail
         assert told == logged
 
-    def is_same(self, outcome: lastly.Outcome, exception: BaseException | None) -> bool:
-        if isinstance(exception, BaseExceptionGroup) and self.grace is not None:
+    def is_same(self, found: BaseException | None, wanted: BaseException | None) -> bool:
+        if isinstance(wanted, BaseExceptionGroup) and self.grace is not None:
             # A scope of trio's that is cancelled lets out a copy.
-            return outcome.exception.exceptions == exception.exceptions
-        return outcome.exception is exception
+            return getattr(found, "exceptions", None) == wanted.exceptions
+        return found is wanted
 
     def in_the_order_of(self, outcomes: list[lastly.Outcome]) -> list[Expected]:
         """Sort what shared a place as it came out: the order in there is nobody's business."""
