@@ -55,7 +55,7 @@ TESTS = {
     "_books": "errors explicit scopes calling order | time | together | adversity | run",
     "_manager": "errors explicit scopes calling order unregister report | time together"
     " | interpreter threads watch | adversity | processes run",
-    "_loops": "loops trio | adversity | many_loops",
+    "_loops": "loops trio | adversity | many_loops | run",
     "_index": "unregister | order",
     "_place": "together | order",
     "_together": "together | order",
