@@ -1402,6 +1402,38 @@ def test_a_cancellation_after_a_shield_that_was_spent(manager: lastly.ShutdownMa
     assert list(statuses(manager).values()) == ["timed_out", "forced", "interrupted"]
 
 
+@pytest.mark.parametrize("kind", ["callback", "exit"])
+def test_a_limit_of_what_refuses_a_cancellation(manager: lastly.ShutdownManager, kind: str) -> None:
+    """R18, R20: it is cut short as ever, and the cancellation goes on when all have run."""
+    told: list[str] = []
+
+    async def refuses(*_: object) -> None:
+        asyncio.current_task().cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await wait_for_ever()
+        await wait_for_ever()
+
+    class Refuses:
+        async def __aenter__(self) -> None: ...
+
+        __aexit__ = refuses
+
+    async def main() -> None:
+        manager.defer(anyio.lowlevel.checkpoint, name="last")
+        if kind == "callback":
+            manager.defer(refuses, on_timeout=lambda: told.append("on_timeout"))
+        else:
+            await manager.enter_async_context(Refuses())
+        manager.configure(timeout=0.01)
+        await manager.aclose()
+
+    with pytest.raises(asyncio.CancelledError, check=lambda exc: not exc.args) as caught:
+        asyncio.run(main())
+    assert list(statuses(manager).values()) == ["timed_out", "ok"]
+    assert "1 callback failed" in caught.value.__notes__[-1]
+    assert told == (["on_timeout"] if kind == "callback" else [])
+
+
 async def test_a_context_manager_that_was_entered_in_a_thread(
     manager: lastly.ShutdownManager,
 ) -> None:

@@ -285,9 +285,11 @@ class Unwind(Books):
         try:
             if limit.expired:
                 error = guard.leave(error) if shields else guard.without_its_own(error)
-                if spot.interruption is not None and error is not None:
-                    # anyio lets its own out where one had come before.
-                    error = None if guard.is_cancellation(error) else error
+                came_before = spot.interruption is not None or not guard.is_trio
+                if came_before and error is not None and guard.is_cancellation(error):
+                    # asyncio's and anyio's timeouts let their own out where another has come
+                    # before, which the callback has refused; `overlooked` tells of that one.
+                    error = None
             if error is not None:
                 raise error
         finally:
