@@ -1434,6 +1434,34 @@ def test_a_limit_of_what_refuses_a_cancellation(manager: lastly.ShutdownManager,
     assert told == (["on_timeout"] if kind == "callback" else [])
 
 
+def test_a_limit_and_a_scope_that_end_an_exit_on_trio(manager: lastly.ShutdownManager) -> None:
+    """R8, R18, R20: it is cut short as ever, and the cancellation goes on when all have run."""
+    trio = pytest.importorskip("trio")
+
+    class Cancels:
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> None:
+            try:
+                await wait_for_ever()
+            finally:
+                outer.cancel()
+                await anyio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        nonlocal outer
+        with trio.CancelScope() as outer:
+            async with manager:
+                manager.defer(anyio.lowlevel.checkpoint, name="last")
+                await manager.enter_async_context(Cancels())
+                manager.configure(timeout=0.01)
+            pytest.fail("the cancellation got lost")
+
+    outer = None
+    trio.run(main)
+    assert outer.cancelled_caught
+    assert list(statuses(manager).values()) == ["timed_out", "ok"]
+
+
 async def test_a_context_manager_that_was_entered_in_a_thread(
     manager: lastly.ShutdownManager,
 ) -> None:

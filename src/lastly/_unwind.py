@@ -285,10 +285,11 @@ class Unwind(Books):
         try:
             if limit.expired:
                 error = guard.leave(error) if shields else guard.without_its_own(error)
-                came_before = spot.interruption is not None or not guard.is_trio
-                if came_before and error is not None and guard.is_cancellation(error):
-                    # asyncio's and anyio's timeouts let their own out where another has come
-                    # before, which the callback has refused; `overlooked` tells of that one.
+                if error is not None and guard.is_cancellation(error):
+                    # R18, R20: what is cut short lets a cancellation out if one from outside
+                    # has come, too. On asyncio `overlooked` tells of that one.
+                    if guard.is_trio:
+                        self.let_go_on(error)
                     error = None
             if error is not None:
                 raise error
