@@ -1462,6 +1462,123 @@ def test_a_limit_and_a_scope_that_end_an_exit_on_trio(manager: lastly.ShutdownMa
     assert list(statuses(manager).values()) == ["timed_out", "ok"]
 
 
+def test_on_timeout_that_refuses_a_cancellation(manager: lastly.ShutdownManager) -> None:
+    """R18, R20: it is cut short by its own limit, and the cancellation goes on."""
+
+    async def refuses() -> None:
+        asyncio.current_task().cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await wait_for_ever()
+        await wait_for_ever()
+
+    manager.defer(wait_for_ever, timeout=0.01, on_timeout=refuses, name="slow")
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(manager.aclose())
+    assert statuses(manager) == {"slow": "timed_out"}
+
+
+class Reraises:
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(self, _: object, exception: BaseException | None, *__: object) -> None:
+        if exception is not None:
+            raise exception
+
+
+@pytest.mark.parametrize("entered", [asyncio.TaskGroup, Reraises])
+def test_a_forced_exit_that_raises_what_it_is_told(
+    manager: lastly.ShutdownManager, entered: Callable[[], Any]
+) -> None:
+    """R8, R22: it has nothing to await, and has not failed."""
+
+    async def main() -> None:
+        async with manager:
+            await manager.enter_async_context(entered())
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+
+    manager.configure(grace=0)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        asyncio.run(main())
+    assert list(statuses(manager).values()) == ["ok"]
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_forced_callback_with_a_cancellation_of_its_own(manager: lastly.ShutdownManager) -> None:
+    """R9, R22: it has failed before it could be cut short."""
+    mine = asyncio.CancelledError("mine")
+
+    async def fails() -> None:
+        raise mine
+
+    manager.configure(grace=0)
+    manager.defer(fails)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        asyncio.run(manager.aclose())
+    assert caught.value is mine or caught.value.__context__ is mine
+    assert list(statuses(manager).values()) == ["failed"]
+
+
+@pytest.mark.parametrize("kind", ["limit", "exit"])
+@pytest.mark.parametrize("makes", [None, ValueError])
+def test_a_cancellation_that_was_refused_is_not_that_of_the_next(
+    manager: lastly.ShutdownManager, kind: str, makes: type[Exception] | None
+) -> None:
+    """R9, R18: the next one fails with a CancelledError of its own."""
+
+    async def refuses(*_: object) -> None:
+        asyncio.current_task().cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await wait_for_ever()
+        if makes is not None:
+            raise makes
+
+    class Refuses:
+        async def __aenter__(self) -> None: ...
+
+        __aexit__ = refuses
+
+    async def own() -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        manager.defer(own, name="own")
+        if kind == "limit":
+            manager.defer(refuses, timeout=30)
+        else:
+            await manager.enter_async_context(Refuses())
+        await manager.aclose()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert list(statuses(manager).values()) == ["failed" if makes else "ok", "failed"]
+
+
+async def test_a_context_manager_that_was_entered_in_a_task_of_a_callback(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R22: it is not forced with a limit that is over when its turn comes."""
+    closed: list[str] = []
+
+    class Closes:
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(self, *_: object) -> None:
+            await anyio.lowlevel.checkpoint()
+            closed.append("closed")
+
+    async def enters() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(manager.enter_async_context, Closes())
+        manager.enter_context(contextlib.nullcontext())
+        await wait_for_ever()
+
+    manager.defer(anyio.lowlevel.checkpoint, name="last")
+    manager.defer(enters, timeout=0.01, name="enters")
+    with pytest.raises(lastly.CleanupTimeout):
+        await manager.aclose()
+    assert closed == ["closed"]
+    assert list(statuses(manager).values()) == ["timed_out", "ok", "ok", "ok"]
+
+
 async def test_a_context_manager_that_was_entered_in_a_thread(
     manager: lastly.ShutdownManager,
 ) -> None:

@@ -78,7 +78,7 @@ class Guard:
             self._requests = max(self._requests, self._arrived())
         # R8: cancel scopes nest, and a context manager that was entered before the shield went
         # up may hold one open around it.
-        if shield is not self.scope:
+        if shield is not self.scope or (self.is_spent and not self.held):
             self.unshield()
         elif self._main is not None:
             self._main.step_out()
@@ -112,6 +112,10 @@ class Guard:
         """Tell whether it is the backend's cancellation, or a group of nothing else."""
         return consists_of(exception, self._cancelled)
 
+    def is_cancelled(self) -> bool:
+        """Tell whether a cancellation of this task may have come since the last that was seen."""
+        return self.is_trio or self._arrived() > self._requests
+
     def interrupted(self, exception: BaseException) -> bool:
         """Tell whether it is a cancellation of this task, and not the callback's own."""
         if not self.is_cancellation(exception):
@@ -125,7 +129,7 @@ class Guard:
         """Return a cancellation that was taken for that of a limit, with which it came."""
         if self.is_trio:
             return None  # it tells them apart
-        before, self._requests = self._requests, self.task.cancelling()
+        before, self._requests = self._requests, self._arrived()
         return self._cancelled() if self._requests > before and not self.is_spent else None
 
     def consumed(self, cancellation: BaseException) -> bool:

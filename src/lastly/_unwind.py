@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         def leave(self, error: BaseException | None, /) -> BaseException | None: ...
         def without_its_own(self, error: BaseException | None, /) -> BaseException | None: ...
         def make_way(self, shield: object | None, /) -> None: ...
+        def is_cancelled(self) -> bool: ...
         def is_cancellation(self, exception: BaseException, /) -> bool: ...
         def interrupted(self, exception: BaseException, /) -> bool: ...
         def consumed(self, cancellation: BaseException, /) -> bool: ...
@@ -285,7 +286,8 @@ class Unwind(Books):
         try:
             if limit.expired:
                 error = guard.leave(error) if shields else guard.without_its_own(error)
-                if error is not None and guard.is_cancellation(error):
+                came = spot.interruption is not None or guard.is_cancelled()
+                if came and error is not None and guard.is_cancellation(error):
                     # R18, R20: what is cut short lets a cancellation out if one from outside
                     # has come, too. On asyncio `overlooked` tells of that one.
                     if guard.is_trio:
@@ -327,12 +329,11 @@ class Unwind(Books):
             status = Status.INTERRUPTED
         elif limit is not None:
             status, exception = await self._after_limit(limit, exception, call)
-        elif registration._exit is None:
-            # A cancellation that it has made another error of has come, and is no other's.
-            self.guard.overlooked()
         if registration._exit is not None:
             registration._exit.ended()
             exception = self._after_exit(told, result, exception)
+        # A cancellation that it has refused, or made another error of, is no other's.
+        self.guard.overlooked()
         self.record(registration, start, exception, status)
         if spot.interruption is not None:
             # R18: it has come, whatever the callback made of it.
@@ -364,7 +365,7 @@ class Unwind(Books):
     def _limit_for(self, registration: Registration, start: float) -> Limit | None:
         exit_, guard = registration._exit, self.guard
         assert self.budget is not None
-        if guard.is_spent and (guard.held if exit_ is None else exit_.shield is guard.scope):
+        if guard.is_spent and guard.held and (exit_ is None or exit_.shield is guard.scope):
             # It has to run inside of a shield that the limit of another callback has cancelled.
             return Limit(0.0, start, forced=True)
         return self.budget.limit_for(registration, start)
@@ -438,6 +439,12 @@ class Unwind(Books):
             failed = exc
             if isinstance(exc, CannotAwaitError):
                 dispose(exc.awaitable)
+        if (
+            limit is not None
+            and limit.expired
+            and (cancellation := self.guard.overlooked()) is not None
+        ):
+            self.let_go_on(cancellation)
         if failed is None and limit is not None and limit.expired and not limit.returned:
             return self._cleanup_timeout(f"on_timeout of {registration.name}", limit)
         if failed is not None and (self._stopping or self.guard.interrupted(failed)):
