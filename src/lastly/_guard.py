@@ -129,7 +129,9 @@ class Guard:
         """Return a cancellation that was taken for that of a limit, with which it came."""
         if self.is_trio:
             return None  # it tells them apart
-        before, self._requests = self._requests, self._arrived()
+        before = self._requests
+        # One that was seen may be pending again: a TaskGroup takes it back to make it anew.
+        self._requests = min(max(before, self._arrived()), self.task.cancelling())
         return self._cancelled() if self._requests > before and not self.is_spent else None
 
     def consumed(self, cancellation: BaseException) -> bool:
