@@ -74,7 +74,8 @@ class Guard:
     def make_way(self, shield: object | None) -> None:
         """Leave the scopes of ours that are not around an exit that was entered in this one."""
         if not self.is_trio:
-            # One that came during an exit above, and was its, is not one that comes now.
+            # One that a simple callback above has refused is not one that comes now: to ask
+            # after each of them would take too long.
             self._requests = max(self._requests, self._arrived())
         # R8: cancel scopes nest, and a context manager that was entered before the shield went
         # up may hold one open around it.

@@ -401,9 +401,7 @@ class Unwind(Books):
         """Run `on_timeout` in the place of what was cut short, and tell how that ended."""
         registration = self.spot.registration
         options = registration._options
-        cancellation = self.guard.overlooked()
-        if cancellation is not None:
-            self.let_go_on(cancellation)
+        self._let_overlooked_go_on()
         if limit.forced and limit.returned:
             return Status.FORCED, None  # it needed no time, and nothing was lost
         status = Status.FORCED if limit.forced else Status.TIMED_OUT
@@ -439,18 +437,19 @@ class Unwind(Books):
             failed = exc
             if isinstance(exc, CannotAwaitError):
                 dispose(exc.awaitable)
-        if (
-            limit is not None
-            and limit.expired
-            and (cancellation := self.guard.overlooked()) is not None
-        ):
-            self.let_go_on(cancellation)
-        if failed is None and limit is not None and limit.expired and not limit.returned:
-            return self._cleanup_timeout(f"on_timeout of {registration.name}", limit)
+        if limit is not None and limit.expired:
+            self._let_overlooked_go_on()
+            if failed is None and not limit.returned:
+                return self._cleanup_timeout(f"on_timeout of {registration.name}", limit)
         if failed is not None and (self._stopping or self.guard.interrupted(failed)):
             self.let_go_on(failed)
             return None
         return failed
+
+    def _let_overlooked_go_on(self) -> None:
+        cancellation = self.guard.overlooked()
+        if cancellation is not None:
+            self.let_go_on(cancellation)
 
     def _cleanup_timeout(self, name: str, limit: Limit) -> CleanupTimeout:
         if self.spot.in_thread() is not None:
