@@ -13,7 +13,7 @@ import math
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 
 import anyio
@@ -79,6 +79,18 @@ async def wait_for_ever() -> None:
 
 async def hang() -> None:
     await wait_for_ever()
+
+
+async def refuse_a_cancellation() -> None:
+    asyncio.current_task().cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await wait_for_ever()
+
+
+def exits(callback: Callable[[], Awaitable[None]]) -> contextlib.AsyncExitStack:
+    stack = contextlib.AsyncExitStack()
+    stack.push_async_callback(callback)
+    return stack
 
 
 def statuses(manager: lastly.ShutdownManager) -> dict[str, str]:
@@ -1407,23 +1419,16 @@ def test_a_limit_of_what_refuses_a_cancellation(manager: lastly.ShutdownManager,
     """R18, R20: it is cut short as ever, and the cancellation goes on when all have run."""
     told: list[str] = []
 
-    async def refuses(*_: object) -> None:
-        asyncio.current_task().cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await wait_for_ever()
+    async def refuses() -> None:
+        await refuse_a_cancellation()
         await wait_for_ever()
-
-    class Refuses:
-        async def __aenter__(self) -> None: ...
-
-        __aexit__ = refuses
 
     async def main() -> None:
         manager.defer(anyio.lowlevel.checkpoint, name="last")
         if kind == "callback":
             manager.defer(refuses, on_timeout=lambda: told.append("on_timeout"))
         else:
-            await manager.enter_async_context(Refuses())
+            await manager.enter_async_context(exits(refuses))
         manager.configure(timeout=0.01)
         await manager.aclose()
 
@@ -1436,23 +1441,20 @@ def test_a_limit_of_what_refuses_a_cancellation(manager: lastly.ShutdownManager,
 
 def test_a_limit_and_a_scope_that_end_an_exit_on_trio(manager: lastly.ShutdownManager) -> None:
     """R8, R18, R20: it is cut short as ever, and the cancellation goes on when all have run."""
-    trio = pytest.importorskip("trio")
 
-    class Cancels:
-        async def __aenter__(self) -> None: ...
-        async def __aexit__(self, *_: object) -> None:
-            try:
-                await wait_for_ever()
-            finally:
-                outer.cancel()
-                await anyio.lowlevel.checkpoint()
+    async def cancels() -> None:
+        try:
+            await wait_for_ever()
+        finally:
+            outer.cancel()
+            await anyio.lowlevel.checkpoint()
 
     async def main() -> None:
         nonlocal outer
         with trio.CancelScope() as outer:
             async with manager:
                 manager.defer(anyio.lowlevel.checkpoint, name="last")
-                await manager.enter_async_context(Cancels())
+                await manager.enter_async_context(exits(cancels))
                 manager.configure(timeout=0.01)
             pytest.fail("the cancellation got lost")
 
@@ -1466,9 +1468,7 @@ def test_on_timeout_that_refuses_a_cancellation(manager: lastly.ShutdownManager)
     """R18, R20: it is cut short by its own limit, and the cancellation goes on."""
 
     async def refuses() -> None:
-        asyncio.current_task().cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await wait_for_ever()
+        await refuse_a_cancellation()
         try:
             await wait_for_ever()
         finally:
@@ -1529,17 +1529,10 @@ def test_a_cancellation_that_was_refused_is_not_that_of_the_next(
 ) -> None:
     """R9, R18: the next one fails with a CancelledError of its own."""
 
-    async def refuses(*_: object) -> None:
-        asyncio.current_task().cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await wait_for_ever()
+    async def refuses() -> None:
+        await refuse_a_cancellation()
         if makes is not None:
             raise makes
-
-    class Refuses:
-        async def __aenter__(self) -> None: ...
-
-        __aexit__ = refuses
 
     async def own() -> None:
         raise asyncio.CancelledError
@@ -1549,12 +1542,30 @@ def test_a_cancellation_that_was_refused_is_not_that_of_the_next(
         if kind == "limit":
             manager.defer(refuses, timeout=30)
         else:
-            await manager.enter_async_context(Refuses())
+            await manager.enter_async_context(exits(refuses))
         await manager.aclose()
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
     assert list(statuses(manager).values()) == ["failed" if makes else "ok", "failed"]
+
+
+def test_a_cancellation_that_was_refused_is_not_that_of_the_next_exit(
+    manager: lastly.ShutdownManager,
+) -> None:
+    """R8, R18: also where the callback above is so simple that nobody asked what it refused."""
+
+    async def own() -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        await manager.enter_async_context(exits(own))
+        manager.defer(refuse_a_cancellation)
+        await manager.aclose()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert list(statuses(manager).values()) == ["ok", "failed"]
 
 
 async def test_a_context_manager_that_was_entered_in_a_task_of_a_callback(
@@ -1563,15 +1574,13 @@ async def test_a_context_manager_that_was_entered_in_a_task_of_a_callback(
     """R8, R22: it is not forced with a limit that is over when its turn comes."""
     closed: list[str] = []
 
-    class Closes:
-        async def __aenter__(self) -> None: ...
-        async def __aexit__(self, *_: object) -> None:
-            await anyio.lowlevel.checkpoint()
-            closed.append("closed")
+    async def closes() -> None:
+        await anyio.lowlevel.checkpoint()
+        closed.append("closed")
 
     async def enters() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(manager.enter_async_context, Closes())
+            tasks.start_soon(manager.enter_async_context, exits(closes))
         manager.enter_context(contextlib.nullcontext())
         await wait_for_ever()
 
