@@ -443,6 +443,72 @@ def test_forks_while_other_threads_are_busy_with_the_stack(run_child) -> None:
     assert sorted(ended.out[0].split()) == ["kept"] * 51 + ["own"] * 50
 
 
+def test_fork_while_another_thread_loads_logging(run_child) -> None:
+    """R3, R19: the fork waits for it, and does not hold the lock that it needs."""
+    ended = run_child(
+        SAY
+        + """
+import threading
+import lastly
+
+assert "logging" not in sys.modules
+half_loaded = threading.Event()
+forks = threading.Event()
+a_lock = threading.RLock
+
+def lock_of_a_handler():
+    if sys._getframe(1).f_code.co_name == "createLock":
+        half_loaded.set()
+        forks.wait()
+    return a_lock()
+
+threading.RLock = lock_of_a_handler
+os.register_at_fork(before=forks.set)  # comes after logging's, and before lastly's
+thread = threading.Thread(target=lastly.defer, args=(say, "unwound"))
+thread.start()
+half_loaded.wait()
+if os.fork() == 0:
+    lastly.close()
+    os._exit(0)
+assert os.wait()[1] == 0
+thread.join()
+        """,
+        PYTHONWARNINGS="ignore",
+    )
+    assert ended.out == ["child unwound", "parent unwound"]
+
+
+def test_fork_at_every_line_of_a_ladder_that_is_made(run_child) -> None:
+    """R19: what was requested of the parent is forgotten in the child all the same."""
+    ended = run_child(
+        """
+        import os, sys
+        import lastly
+        from lastly._ladder import Ladder
+
+        forks = 0
+
+        def fork(frame, event, arg):
+            global forks
+            if frame.f_code is not Ladder.__init__.__code__:
+                return None
+            if os.fork() == 0:
+                os._exit(lastly._default._ladder.request is not None)
+            assert os.wait()[1] == 0
+            forks += 1
+            return fork
+
+        lastly.request_shutdown()
+        sys.settrace(fork)
+        lastly.ShutdownManager()
+        sys.settrace(None)
+        print(forks > 5)
+        """,
+        COVERAGE_PROCESS_CONFIG="",  # there is one tracer only
+    )
+    assert (ended.out, ended.err) == (["True"], "")
+
+
 TERMINATED = f"""{SAY}
 import multiprocessing, signal, time
 import anyio

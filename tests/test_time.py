@@ -211,6 +211,24 @@ def test_on_timeout_is_bounded_by_the_same_timeout(
     assert isinstance(caught.value.__context__, lastly.CleanupTimeout)
 
 
+def test_on_timeout_that_fails_as_it_is_cut_short(
+    manager: lastly.ShutdownManager, unwind: Unwind
+) -> None:
+    """R20: what it raises then is what the outcome tells, and not that it was cut short."""
+    own = OSError("no pipe")
+
+    async def terminate() -> None:
+        try:
+            await wait_for_ever()
+        finally:
+            raise own
+
+    with pytest.raises(lastly.CleanupTimeout) as caught:
+        unwind(lambda: manager.defer(hang, timeout=0.01, on_timeout=terminate))
+    assert str(caught.value).endswith("on_timeout then failed: OSError: no pipe")
+    assert caught.value.__context__ is own
+
+
 async def test_on_timeout_that_keeps_its_own_limit(manager: lastly.ShutdownManager, clock) -> None:
     """R20: it has a limit too, and what ends in time has not failed."""
     calls: list[str] = []

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # As a stack: see Stack for why no lock.
 _managers: dict[Manager, None] = {}
 _installed: list[None] = []
+_loaded: list[None] = []  # what every unwind needs
 _hooked: list[None] = []  # into multiprocessing
 _before: list[None] = []  # the threads are waited for: whether anything runs then
 _last: list[Settings] = []  # of the manager that was used last: for when all are empty
@@ -107,12 +108,26 @@ def _load() -> None:
     # say so.
     with suppress(RuntimeError):
         import_module("concurrent.futures.thread")
+    _loaded[:] = [None]
 
 
 def _load_before_fork() -> None:
-    # Or a child would wait for ever for a thread of the parent's that is just loading it.
-    if _installed:
+    # Or a child would wait for ever for a thread of the parent's that is just loading it. That
+    # thread may in turn wait for logging's lock: what logging hooks in while it is loaded comes
+    # before this, and has taken the lock for the fork. So it is let go of while it is loaded.
+    if not _installed or _loaded:
+        return
+    lock: Any = getattr(sys.modules.get("logging"), "_lock", None)
+    held = 0
+    try:
+        with suppress(AttributeError, RuntimeError):  # there is none, or somebody else's
+            while True:
+                lock.release()
+                held += 1
         _load()
+    finally:
+        for _ in range(held):
+            lock.acquire()
 
 
 def _hook_into_multiprocessing() -> None:

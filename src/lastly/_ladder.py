@@ -57,13 +57,13 @@ class Ladder:
     """
 
     def __init__(self, around: Ladder | None = None) -> None:
-        _all.add(self)
         self.listeners: dict[Callable[[], object], None] = {}
         self._around = around
         self._own: dict[None, Request] = {}
         self._waiters: dict[_Waiter, None] = {}
         self.forced = False
         self.heeded = 0
+        _all.add(self)  # last: another thread may fork at any line, and the child resets them all
 
     def __iter__(self) -> Iterator[Ladder]:
         ladder: Ladder | None = self
