@@ -389,6 +389,14 @@ def test_callbacks_hang_in_close(manager, after: bool) -> None:
     assert statuses(manager) == ["flush abandoned", "close_pool timed_out", "older ok"]
 
 
+def test_a_callback_in_a_thread_that_does_not_hang(manager) -> None:
+    """FakeClock: where nothing hangs, a thread is waited for in real time."""
+    manager.defer(print, name="flush", timeout=30, thread=True)
+    with fake_clock(manager):
+        manager.close()
+    assert statuses(manager) == ["flush ok"]
+
+
 async def test_a_callback_on_another_loop_hangs(manager) -> None:
     """hang(): the time of a callback that runs in another thread's loop passes, too (R17)."""
     manager.configure(errors="log")

@@ -20,6 +20,10 @@ from typing import Any
 TIMEOUT = 60  # seconds
 HERE = Path(__file__).parent
 
+# What is measured would be the servers, at the price of twice the time. Read once, in the main
+# thread: servers are started in others, while pytest writes PYTEST_CURRENT_TEST and removes it.
+INHERITED = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+
 COMMANDS = {
     "uvicorn": "uvicorn apps:app --port 0",
     "uvicorn --workers 2": "uvicorn apps:app --port 0 --workers 2",
@@ -97,8 +101,6 @@ class Server:
         self._reserved.bind(("127.0.0.1", 0))
         self._told = None if "{port}" not in command else self._reserved.getsockname()[1]
         command = command.format(directory=directory, port=self._told)
-        # What is measured would be the servers, at the price of twice the time.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command.split()],
@@ -110,7 +112,7 @@ class Server:
                 cwd=directory,
                 # gunicorn has a socket in the runtime directory.
                 env={
-                    **inherited,
+                    **INHERITED,
                     "PYTHONUNBUFFERED": "1",
                     "XDG_RUNTIME_DIR": str(directory),
                     **env,
