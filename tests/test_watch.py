@@ -1766,3 +1766,10 @@ def test_a_watch_that_is_broken_off_at_its_start(
     manager.close()
     assert calls == ["called"]
     assert _watch.watchman._thread
+
+
+def test_a_fork_while_another_thread_is_about_to_start_the_watch() -> None:
+    """R19, R23: it is not waited for, and not a failure."""
+    watchman = _watch._Watchman()
+    watchman._thread[None] = threading.Thread()
+    watchman.rest()

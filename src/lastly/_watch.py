@@ -151,7 +151,8 @@ class _Watchman:
             self._resting = True
             with suppress(RuntimeError):  # awake already
                 self._wake.release()
-            thread.join(_PATIENCE)
+            with suppress(RuntimeError):  # another thread is just about to start it
+                thread.join(_PATIENCE)
 
     def _run(self) -> None:
         self._wake.acquire(blocking=False)
