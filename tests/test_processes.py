@@ -506,7 +506,8 @@ def test_fork_at_every_line_of_a_ladder_that_is_made(run_child) -> None:
         """,
         COVERAGE_PROCESS_CONFIG="",  # there is one tracer only
     )
-    assert (ended.out, ended.err) == (["True"], "")
+    assert ended.out == ["True"]
+    assert "Exception ignored" not in ended.err  # the rest is 3.12, which warns of fork
 
 
 TERMINATED = f"""{SAY}
